@@ -1,0 +1,8 @@
+"""Adaptors: translate a model's inputs and outputs into named tensors and masks."""
+
+from stillhouse.adaptors.base import Adaptor, Signals
+from stillhouse.adaptors.function import ADAPTOR_KEYS, FunctionAdaptor
+from stillhouse.adaptors.hugging_face import HuggingFaceAdaptor
+from stillhouse.adaptors.module_path import ModulePathAdaptor
+
+__all__ = ["ADAPTOR_KEYS", "Adaptor", "FunctionAdaptor", "HuggingFaceAdaptor", "ModulePathAdaptor", "Signals"]

@@ -1,0 +1,100 @@
+"""What an adaptor is: the translation of one model's inputs and outputs into named tensors and masks."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stillhouse.types import LABELS, USER_LOSSES, Features, Key, Masks, logits_mask_name
+
+
+class Signals(NamedTuple):
+    """What an adaptor made of one forward: the tensors, and the masks that say which positions count."""
+
+    features: Features
+    masks: Masks
+
+
+class Adaptor(abc.ABC):
+    """Translates a model's inputs and outputs. Abstract.
+
+    Contract:
+
+    * ``run`` does one forward and returns at least the keys asked for; it switches on exactly those optional outputs.
+    * ``masks`` gives the masks of inputs before any forward if ``declares_masks``; then they are what ``run`` returns.
+    * ``fingerprint`` identifies the translation across processes, or is None: then a cache keeps to memory.
+    * ``check`` raises `PlanError` for keys this adaptor cannot give of this model; ``width`` is a tensor's last
+      dimension where it is known without a forward.
+    """
+
+    declares_masks: bool = False
+    fingerprint: str | None = None
+
+    @abc.abstractmethod
+    def run(self, model: nn.Module, inputs: Any, keys: frozenset[Key], extra: Mapping[str, Any]) -> Signals:
+        """Call the model on ``inputs`` (a tuple or a mapping) with ``extra`` keyword arguments, and translate."""
+
+    def masks(self, inputs: Any) -> Masks:
+        """The masks of one micro-batch, from its inputs alone (only if ``declares_masks``)."""
+        raise NotImplementedError(f"{type(self).__name__} does not declare its masks")
+
+    def check(self, model: nn.Module, keys: frozenset[Key]) -> None:  # noqa: B027 - optional by design
+        """Raise `PlanError` for a key that can never be given."""
+
+    def width(self, model: nn.Module, key: Key) -> int | None:
+        """The size of the tensor's last dimension, or None if only a forward can tell."""
+        return None
+
+
+def call_model(model: nn.Module, inputs: Any, extra: Mapping[str, Any]) -> Any:
+    """``model(**inputs, **extra)`` for a mapping, ``model(*inputs, **extra)`` for a tuple or list."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs, **extra)
+    if isinstance(inputs, (tuple, list)):
+        return model(*inputs, **extra)
+    return model(inputs, **extra)
+
+
+def labels_mask(labels: Tensor) -> Tensor:
+    """1 where a label counts: (B, L), or (B, 1) for labels of (B,). Negative labels do not."""
+    kept = labels.ge(0)
+    return kept.unsqueeze(1) if kept.dim() == 1 else kept
+
+
+def masks_from_features(features: Features, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every mask that losses may ask for; what was not ``given`` keeps all positions of the tensors at hand."""
+    masks: dict[str, Tensor] = {}
+    for key, tensor in features.items():
+        if key.kind == "logits" and isinstance(key.index, int):
+            name = logits_mask_name(key.index)
+            per_row = tensor.dim() < 3
+            masks[name] = _ones(tensor, 1) if per_row else given.get(name, _ones(tensor, tensor.shape[1]))
+    if "inputs" in given:
+        masks["inputs"] = given["inputs"]
+    else:
+        masks.update({"inputs": mask for mask in _positions(features)})
+    if LABELS in features:
+        masks["labels"] = given.get("labels", labels_mask(features[LABELS]))
+    if USER_LOSSES in features:
+        rows = masks.get("labels", given.get("losses"))
+        masks["losses"] = next((_ones(mask, 1) for mask in masks.values()), _ones(features[USER_LOSSES].reshape(1), 1))
+        masks["losses"] = masks["losses"] if rows is None else rows
+    return masks
+
+
+def _positions(features: Features) -> list[Tensor]:
+    """At most one all-ones mask (B, L), shaped as the hidden states or attention maps at hand are."""
+    for key, tensor in features.items():
+        if key.kind == "hidden":
+            return [_ones(tensor, tensor.shape[1] if tensor.dim() > 2 else 1)]
+        if key.kind.startswith("attention"):
+            return [_ones(tensor, tensor.shape[-1])]
+    return []
+
+
+def _ones(like: Tensor, length: int) -> Tensor:
+    return torch.ones(like.shape[0], length, dtype=torch.bool, device=like.device)

@@ -1,0 +1,124 @@
+"""The automatic adaptor for Hugging Face models."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from stillhouse.adaptors.base import Adaptor, Signals, call_model, labels_mask
+from stillhouse.errors import OutputError, PlanError
+from stillhouse.needs import indices
+from stillhouse.types import LABELS, Key, Masks, logits_mask_name
+
+_ROW_HEADS = ("ForSequenceClassification", "ForMultipleChoice", "ForNextSentencePrediction")
+_TOKEN_HEADS = ("ForTokenClassification", "ForMaskedLM", "ForQuestionAnswering", "ForCausalLM")
+
+
+class HuggingFaceAdaptor(Adaptor):
+    """Reads logits, hidden states and attention maps of a Hugging Face model; declares its masks.
+
+    Hidden state 0 is the embedding output. Attention map i is that of layer i + 1. The model never sees the labels, so
+    it computes no loss of its own; `stillhouse.losses.HardLabels` does.
+
+    Args:
+        logits: whether the model predicts once a row, (B, C), or once a token, (B, L, C).
+        num_heads: how many logits heads: 2 for question answering (start and end), else 1.
+    """
+
+    declares_masks = True
+
+    def __init__(self, logits: Literal["rows", "tokens"], num_heads: int = 1) -> None:
+        self.logits = logits
+        self.num_heads = num_heads
+        self.fingerprint = f"hugging-face/1 logits={logits} heads={num_heads}"
+
+    @classmethod
+    def for_model(cls, model: nn.Module) -> HuggingFaceAdaptor:
+        """The adaptor for a model whose class name tells its head. Raises `PlanError` for any other."""
+        name = type(model).__name__
+        if name.endswith(_ROW_HEADS):
+            return cls("rows")
+        if name.endswith(_TOKEN_HEADS):
+            return cls("tokens", num_heads=2 if name.endswith("ForQuestionAnswering") else 1)
+        raise PlanError(
+            f"{name} does not say whether it predicts per row or per token; "
+            "give HuggingFaceAdaptor(logits='rows') or HuggingFaceAdaptor(logits='tokens')"
+        )
+
+    def run(self, model: nn.Module, inputs: Any, keys: frozenset[Key], extra: Mapping[str, Any]) -> Signals:
+        arguments = dict(extra) | {"return_dict": True}
+        if indices(keys, "hidden"):
+            arguments["output_hidden_states"] = True
+        if indices(keys, "attention"):
+            arguments["output_attentions"] = True
+        accepted = _accepted(type(model))
+        outputs = call_model(model, {k: v for k, v in inputs.items() if k != "labels" and k in accepted}, arguments)
+        features = {key: self._pick(outputs, inputs, key) for key in self._listed(keys)}
+        return Signals(features, self.masks(inputs))
+
+    def masks(self, inputs: Any) -> Masks:
+        tokens = inputs.get("attention_mask")
+        if tokens is None:
+            tokens = torch.ones_like(inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"][..., 0])
+        per_logit = tokens if self.logits == "tokens" else torch.ones_like(tokens[:, :1])
+        masks = {"inputs": tokens} | {logits_mask_name(head): per_logit for head in range(self.num_heads)}
+        if inputs.get("labels") is not None:
+            masks["labels"] = labels_mask(inputs["labels"])
+        return masks
+
+    def check(self, model: nn.Module, keys: frozenset[Key]) -> None:
+        config: Any = model.config
+        depth = config.num_hidden_layers
+        for layer in indices(keys, "hidden"):
+            if not -depth - 1 <= layer <= depth:
+                raise PlanError(f"hidden state {layer} does not exist: {type(model).__name__} has {depth} layers "
+                                f"(1 to {depth}, and 0 for the embeddings)")
+        attention = indices(keys, "attention")
+        for layer in attention:
+            if not -depth <= layer < depth:
+                raise PlanError(f"attention map {layer} does not exist: {type(model).__name__} has {depth} layers, "
+                                f"so maps 0 to {depth - 1}")
+        implementation = getattr(config, "_attn_implementation", None)
+        if attention and implementation != "eager":
+            raise PlanError(f"attention maps are asked for, but {type(model).__name__} uses the {implementation!r} "
+                            "implementation, which gives none; load it with attn_implementation='eager'")
+
+    def width(self, model: nn.Module, key: Key) -> int | None:
+        config: Any = model.config
+        if key.kind == "hidden":
+            return int(config.hidden_size)
+        if key.kind == "logits" and self.num_heads == 1 and type(model).__name__.endswith("Classification"):
+            return int(config.num_labels)
+        return None
+
+    def _listed(self, keys: frozenset[Key]) -> list[Key]:
+        listed = [key for key in keys if key != Key("logits")]
+        if Key("logits") in keys:
+            listed += [Key("logits", head) for head in range(self.num_heads)]
+        return listed
+
+    def _pick(self, outputs: Any, inputs: Any, key: Key) -> Tensor:
+        if key == LABELS:
+            value = inputs.get("labels")
+        elif key.kind == "logits":
+            name = ("start_logits", "end_logits")[key.index or 0] if self.num_heads == 2 else "logits"  # type: ignore[index]
+            value = outputs.get(name)
+        else:
+            name = {"hidden": "hidden_states", "attention": "attentions"}.get(key.kind, key.kind)
+            values = outputs.get(name)
+            value = values[key.index] if values else None
+        if value is None:
+            raise OutputError(f"the model gave no {key}; its inputs and outputs were "
+                              f"{', '.join([*inputs.keys(), *outputs.keys()])}")
+        tensor: Tensor = value
+        return tensor
+
+
+@lru_cache(maxsize=64)
+def _accepted(model_class: type[nn.Module]) -> frozenset[str]:
+    return frozenset(inspect.signature(model_class.forward).parameters)

@@ -1,0 +1,190 @@
+"""The objective: named, weighted losses. The one place where sums are divided by counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stillhouse.errors import OutputError, PlanError
+from stillhouse.losses.base import Loss, Width
+from stillhouse.needs import Needs
+from stillhouse.schedules import Constant, Schedule, is_always_zero
+from stillhouse.types import ALL_LOGITS, Features, Key, Masks, Over, Progress, logits_mask_name
+
+Counts = Mapping[Over, Tensor]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One named loss and its weight over time.
+
+    Attributes:
+        name: what the loss is called in events and logs; unique in an objective.
+        loss: the loss.
+        weight: its weight as a function of progress; a term whose weight is 0 is not computed.
+        all_heads: apply the loss (a logits loss for head 0) to every logits head, and add.
+        optional: leave the term out of a batch in which a side lacks its tensors, instead of failing.
+        monitored: only watch the value: it is computed without a graph and never added.
+    """
+
+    name: str
+    loss: Loss
+    weight: Schedule = Constant(1.0)
+    all_heads: bool = False
+    optional: bool = False
+    monitored: bool = False
+
+    def needs(self) -> Needs:
+        """What the loss reads; every logits head instead of head 0 with ``all_heads``."""
+        if not self.all_heads:
+            return self.loss.needs
+        return Needs(*(frozenset(ALL_LOGITS if k == Key("logits", 0) else k for k in side)
+                       for side in (self.loss.needs.student, self.loss.needs.teacher)))
+
+    def active(self, progress: Progress) -> bool:
+        """Whether the term is computed at this point of training."""
+        return self.monitored or self.weight(progress) != 0
+
+
+class Part(NamedTuple):
+    """The name of one sum: a term, and the logits head it was taken of."""
+
+    term: str
+    head: int
+
+
+class Objective(nn.Module):
+    """Terms of one task. Projections and other parameters of the losses are its submodules."""
+
+    def __init__(self, terms: Iterable[Term]) -> None:
+        super().__init__()
+        self.terms = {term.name: term for term in terms}
+        self.losses = nn.ModuleDict({name.replace(".", "_"): term.loss for name, term in self.terms.items()})
+        if len(self.losses) == 0 or len(self.losses) != len(list(self.terms)):
+            raise PlanError("an objective needs at least one term, each with a name of its own")
+
+    def for_task(self, task: str) -> Objective:
+        """The objective of a task: itself, for any."""
+        return self
+
+    def tasks(self) -> tuple[tuple[str, Objective], ...]:
+        """Every (task, objective)."""
+        return (("default", self),)
+
+    def needs(self, progress: Progress | None = None) -> Needs:
+        """The union over terms: those active at ``progress``, or those that may ever be."""
+        needs = Needs()
+        for term in self.terms.values():
+            if term.active(progress) if progress else term.monitored or not is_always_zero(term.weight):
+                needs |= term.needs()
+        return needs
+
+    def overs(self) -> frozenset[Over]:
+        """Every denominator that a term for head 0 uses."""
+        return frozenset(term.loss.over for term in self.terms.values())
+
+    def check(self, student_width: Width, teacher_width: Width) -> None:
+        """Raise `PlanError` where known widths do not fit."""
+        for term in self.terms.values():
+            if term.monitored or not is_always_zero(term.weight):
+                term.loss.check(student_width, teacher_width)
+
+    def trains(self, progress: Progress) -> bool:
+        """Whether any term would give a gradient at this point."""
+        return any(not term.monitored and term.active(progress) for term in self.terms.values())
+
+    def forward(self, student: Features, teacher: Features, masks: Masks, progress: Progress) -> dict[Part, Tensor]:
+        """The sum of each active term and head. Raises `OutputError` if a tensor is missing."""
+        sums: dict[Part, Tensor] = {}
+        for term in self.terms.values():
+            if not term.active(progress):
+                continue
+            for head in _heads(student, teacher) if term.all_heads else (0,):
+                views = _view(student, head), _view(teacher, head)
+                missing = _missing(term.loss.needs, *views)
+                if missing and term.optional:
+                    continue
+                if missing:
+                    raise OutputError(f"loss {term.name!r} needs {missing}, which was not given")
+                with torch.set_grad_enabled(torch.is_grad_enabled() and not term.monitored):
+                    sums[Part(term.name, head)] = term.loss(*views, _view_masks(masks, head))
+        return sums
+
+    def over(self, part: Part) -> Over:
+        """The denominator of a sum."""
+        over = self.terms[part.term].loss.over
+        return over if part.head == 0 else Over(over.unit, logits_mask_name(part.head))
+
+    def counts(self, masks: Masks) -> dict[Over, Tensor]:
+        """The number of units of every denominator that the masks cover."""
+        counts = {}
+        for over in self.overs():
+            names = [over.mask]
+            if over.mask == "logits" and any(term.all_heads for term in self.terms.values()):
+                names += sorted(name for name in masks if name.startswith("logits."))
+            counts.update({Over(over.unit, n): over.unit.count(masks[n]) for n in names if n in masks})
+        return counts
+
+    def combine(
+        self, sums: Mapping[Part, Tensor], counts: Counts, progress: Progress
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """The weighted total with its graph (None if no term is on), and each term's unweighted mean, detached."""
+        total: Tensor | None = None
+        means: dict[str, Tensor] = {}
+        for part, value in sums.items():
+            term = self.terms[part.term]
+            mean = value / counts[self.over(part)].clamp_min(1).to(value)
+            means[part.term] = means.get(part.term, 0) + mean.detach()
+            if not term.monitored:
+                weighted = term.weight(progress) * mean
+                total = weighted if total is None else total + weighted
+        return total, means
+
+
+class TaskObjective(nn.Module):
+    """One objective for each task; the same interface."""
+
+    def __init__(self, by_task: Mapping[str, Objective]) -> None:
+        super().__init__()
+        self.by_task = nn.ModuleDict(by_task)
+
+    def for_task(self, task: str) -> Objective:
+        """The objective of a task. Raises `PlanError` for a task that has none."""
+        if task not in self.by_task:
+            raise PlanError(f"no objective for task {task!r}; there are {', '.join(self.by_task)}")
+        objective = self.by_task[task]
+        assert isinstance(objective, Objective)
+        return objective
+
+    def tasks(self) -> tuple[tuple[str, Objective], ...]:
+        """Every (task, objective)."""
+        return tuple((task, self.for_task(task)) for task in self.by_task)
+
+
+def _heads(student: Features, teacher: Features) -> range:
+    def count(features: Features) -> int:
+        return sum(key.kind == "logits" and key.index is not None for key in features)
+
+    if count(student) and count(teacher) and count(student) != count(teacher):
+        raise OutputError(f"the student gives {count(student)} logits heads, the teacher {count(teacher)}")
+    return range(max(1, min(count(student), count(teacher))))
+
+
+def _view(features: Features, head: int) -> Features:
+    if head == 0:
+        return features
+    return {**features, Key("logits", 0): features[Key("logits", head)]}
+
+
+def _view_masks(masks: Masks, head: int) -> Masks:
+    return masks if head == 0 else {**masks, "logits": masks[logits_mask_name(head)]}
+
+
+def _missing(needs: Needs, student: Features, teacher: Features) -> str:
+    absent = [f"the student's {key}" for key in sorted(needs.student - set(student), key=str)]
+    absent += [f"the teacher's {key}" for key in sorted(needs.teacher - set(teacher), key=str)]
+    return ", ".join(absent)

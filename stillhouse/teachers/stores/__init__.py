@@ -1,0 +1,31 @@
+"""Where cached teacher signals are kept: bytes by key, in memory or on disk.
+
+    base.py         SignalStore, the interface, and its contract
+    records.py      tensors to bytes and back, with a checksum
+    memory.py       MemoryStore, gone when the process ends
+    lmdb_store.py   LmdbStore, a crash-safe folder that several processes may share
+
+A store of your own passes `stillhouse.testing.stores.StoreSuite`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stillhouse.teachers.stores.base import CorruptRecordError, SignalStore
+from stillhouse.teachers.stores.memory import MemoryStore
+from stillhouse.teachers.stores.records import decode, encode
+
+if TYPE_CHECKING:
+    from stillhouse.teachers.stores.lmdb_store import LmdbStore
+
+__all__ = ["CorruptRecordError", "LmdbStore", "MemoryStore", "SignalStore", "decode", "encode"]
+
+
+def __getattr__(name: str) -> Any:
+    # A run without a cache on disk never loads lmdb.
+    if name == "LmdbStore":
+        from stillhouse.teachers.stores.lmdb_store import LmdbStore
+
+        return LmdbStore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

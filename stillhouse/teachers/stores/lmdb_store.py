@@ -1,0 +1,215 @@
+"""A store in a folder: memory-mapped, crash-safe, shared by processes."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar, TypeVar, final
+
+import lmdb
+
+from stillhouse.errors import ConfigError, StoreError
+from stillhouse.teachers.stores.base import SignalStore, check_keys
+
+Result = TypeVar("Result")
+
+DEFAULT_MAP_SIZE_BYTES = 1 << 30
+_MIN_MAP_SIZE_BYTES = 1 << 16
+_MAX_READERS = 512
+
+
+@final
+class LmdbStore(SignalStore):
+    """Records in an LMDB environment of one folder, which is made if it is missing.
+
+    ``map_size_bytes`` is the address space reserved at first, not disk: the map doubles whenever it is full. The folder
+    must be writable and on a local disk (LMDB's locks do not work over network file systems).
+    Raises `ConfigError` for a size below one, `StoreError` if the folder cannot be opened.
+    """
+
+    persistent: ClassVar[bool] = True
+
+    def __init__(self, folder: str | Path, *, map_size_bytes: int = DEFAULT_MAP_SIZE_BYTES) -> None:
+        if map_size_bytes < 1:
+            raise ConfigError(f"map_size_bytes={map_size_bytes}: give at least 1; the map grows by itself")
+        self._environment = _acquire(Path(folder).resolve(), map_size_bytes)
+        self._release = weakref.finalize(self, _give_back, self._environment)
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Copies, read in one transaction."""
+        check_keys(keys)
+
+        def get(env: lmdb.Environment) -> list[bytes | None]:
+            with env.begin() as txn:
+                return [txn.get(key) for key in keys]
+
+        return self._run(get)
+
+    def put_many(self, items: Sequence[tuple[bytes, bytes]]) -> None:
+        """One transaction, on disk when this returns. The map grows if it must."""
+        # In key order LMDB touches each page of its tree once.
+        records = sorted(dict(items).items())
+        check_keys(key for key, _ in records)
+
+        def put(env: lmdb.Environment) -> None:
+            with env.begin(write=True) as txn:
+                txn.cursor().putmulti(records)
+
+        self._run(put, room_bytes=sum(len(key) + len(record) for key, record in records))
+
+    def __len__(self) -> int:
+        return self._run(lambda env: env.stat()["entries"])
+
+    def size_bytes(self) -> int:
+        """The pages in use; the file never shrinks, overwritten pages are used again."""
+        return self._run(_used_bytes)
+
+    def close(self) -> None:
+        """The folder itself is closed with the last store that this process has open on it."""
+        self._release()
+
+    def _run(self, action: Callable[[lmdb.Environment], Result], room_bytes: int = 0) -> Result:
+        with _lock:
+            if not self._release.alive:
+                raise StoreError(f"the store in {self._environment.folder} is closed: open it again to use it")
+            return self._environment.run(action, room_bytes)
+
+
+class _Environment:
+    """The one LMDB environment that this process has open on a folder, shared by its stores. Used under ``_lock``."""
+
+    def __init__(self, folder: Path, map_size_bytes: int) -> None:
+        self.folder = folder
+        self.num_users = 0
+        self._map_size_bytes = _whole_pages(map_size_bytes)
+        self._env: lmdb.Environment | None = None
+
+    def run(self, action: Callable[[lmdb.Environment], Result], room_bytes: int = 0) -> Result:
+        """Run one transaction, again after anything that can be mended. Raises `StoreError` for the rest.
+
+        ``room_bytes`` is what the action is about to write, for the size of a map that must grow.
+        """
+        try:
+            while True:
+                env = self._opened()
+                try:
+                    return action(env)
+                except lmdb.MapFullError:
+                    size_bytes = env.info()["map_size"]
+                    grown_bytes = _whole_pages(size_bytes + max(size_bytes, 2 * room_bytes))
+                    env.set_mapsize(grown_bytes)
+                    self._map_size_bytes = grown_bytes
+                except lmdb.MapResizedError:
+                    env.set_mapsize(0)  # another process has grown it: take over its size
+                except lmdb.ReadersFullError:
+                    if not env.reader_check():  # frees the places of processes that were killed
+                        raise
+        except (lmdb.Error, OSError) as error:
+            # Some failures leave an environment that refuses everything; a fresh one is cheap.
+            self.shut()
+            raise _explained(error, self.folder) from error
+
+    def shut(self) -> None:
+        """Close the environment; the next `run` opens it again."""
+        env, self._env = self._env, None
+        if env is not None:
+            env.close()
+
+    def _opened(self) -> lmdb.Environment:
+        if self._env is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._env = lmdb.open(
+                str(self.folder),
+                map_size=self._map_size_bytes,
+                metasync=False,
+                max_readers=_MAX_READERS,
+                # A kept reader would be shared with forked processes.
+                max_spare_txns=0,
+            )
+            self._env.reader_check()
+            _cover_cut_file(self._env, self.folder / "data.mdb")
+        return self._env
+
+
+def _acquire(folder: Path, map_size_bytes: int) -> _Environment:
+    with _lock:
+        environment = _environments.get(folder)
+        if environment is None:
+            environment = _Environment(folder, map_size_bytes)
+            environment.run(_used_bytes)
+            _environments[folder] = environment
+        environment.num_users += 1
+        return environment
+
+
+def _give_back(environment: _Environment) -> None:
+    with _lock:
+        environment.num_users -= 1
+        if not environment.num_users:
+            environment.shut()
+            del _environments[environment.folder]
+
+
+def _used_bytes(env: lmdb.Environment) -> int:
+    return (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+
+
+def _cover_cut_file(env: lmdb.Environment, data_path: Path) -> None:
+    """Fill up a data file that was cut off (an unfinished copy): reading past its end would kill the process.
+
+    The zeros are then found by LMDB's or the record's own check, as errors.
+    """
+    if data_path.stat().st_size < _used_bytes(env):
+        with env.begin(write=True):  # keeps other processes from writing meanwhile
+            if data_path.stat().st_size < _used_bytes(env):
+                os.truncate(data_path, _used_bytes(env))
+
+
+def _explained(error: lmdb.Error | OSError, folder: Path) -> StoreError:
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        remedy = "it, or a part of its path, is a file: name a folder"
+    elif isinstance(error, (lmdb.ReadonlyError, PermissionError)):
+        remedy = "make the folder and its files writable, or name another folder"
+    elif isinstance(error, (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.VersionMismatchError)):
+        remedy = "its files are damaged or not a store: delete the folder, and what it held will be computed again"
+    elif isinstance(error, lmdb.MemoryError):
+        remedy = "its map takes more address space than the process may have: raise that limit (ulimit -v)"
+    elif isinstance(error, lmdb.ReadersFullError):
+        remedy = f"{_MAX_READERS} processes are reading it: stop some, or give them another folder"
+    else:
+        remedy = f"{_free_space(folder)}: free some space, mend the disk, or name another folder"
+    return StoreError(f"the store in {folder} cannot be used ({error}); {remedy}")
+
+
+def _free_space(folder: Path) -> str:
+    try:
+        return f"its disk has {shutil.disk_usage(folder).free:,} bytes free"
+    except OSError:
+        return "its disk does not answer"
+
+
+def _whole_pages(size_bytes: int) -> int:
+    return -(-max(size_bytes, _MIN_MAP_SIZE_BYTES) // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+# LMDB forbids to open an environment twice in one process, to resize a map that is being read and to use an environment
+# after a fork. So a process has one environment per folder, uses them under one lock, forks only while no transaction
+# is open, and closes the child's copies, which only unmaps them: locks and readers belong to the parent's process id.
+_lock = threading.RLock()
+_environments: dict[Path, _Environment] = {}
+
+
+def _after_fork_in_child() -> None:
+    for environment in _environments.values():
+        environment.shut()
+    _lock.release()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork_in_child)

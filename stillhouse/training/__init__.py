@@ -1,0 +1,31 @@
+"""Training: one loop, and the parts it is made of."""
+
+from stillhouse.training.bundle import Bundle
+from stillhouse.training.events import ConsoleSink, Event, JsonLinesSink, Sink, TensorBoardSink
+from stillhouse.training.loop import fit, total_steps
+from stillhouse.training.options import Evaluation, FitOptions, FitResult
+from stillhouse.training.precision import Precision, resolve_device, resolve_precision
+from stillhouse.training.saving import EverySteps, PerEpoch
+from stillhouse.training.sources import BatchSource, LoaderSource, TaskSource
+
+__all__ = [
+    "BatchSource",
+    "Bundle",
+    "ConsoleSink",
+    "Evaluation",
+    "Event",
+    "EverySteps",
+    "FitOptions",
+    "FitResult",
+    "JsonLinesSink",
+    "LoaderSource",
+    "PerEpoch",
+    "Precision",
+    "Sink",
+    "TaskSource",
+    "TensorBoardSink",
+    "fit",
+    "resolve_device",
+    "resolve_precision",
+    "total_steps",
+]

@@ -1,0 +1,125 @@
+"""The trained module: student and objective behind one forward, and the counts that normalise its sums."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stillhouse.batches import to_device
+from stillhouse.errors import OutputError
+from stillhouse.modes import device_of
+from stillhouse.objective import Counts, Objective, Part
+from stillhouse.plan import Distillation
+from stillhouse.training.distributed import sum_over_ranks
+from stillhouse.training.precision import Precision
+from stillhouse.types import LABELS, Batch, Features, Masks, Over, Progress
+
+
+class Measured(NamedTuple):
+    """What one forward gives: the sum of each part, and this micro-batch's own number of units.
+
+    ``by_row`` says that every unit is a whole row, none of them masked, so that counting rows is counting units.
+    """
+
+    sums: dict[Part, Tensor]
+    counts: dict[Over, Tensor]
+    by_row: bool
+
+
+class Bundle(nn.Module):
+    """Everything that is trained: the student, and projections and other parameters of the losses.
+
+    Gradient averaging wraps this module, clipping and checkpoints cover it. An export takes ``bundle.student``.
+    """
+
+    def __init__(self, plan: Distillation, precision: Precision | None = None) -> None:
+        super().__init__()
+        self.student = plan.student
+        self.objective = plan.objective
+        self.precision = precision or Precision()
+        self._adaptor_for = plan.adaptor_for
+
+    def forward(self, batch: Batch, teacher: Features, progress: Progress, extra: Mapping[str, Any]) -> Measured:
+        """Student forward, then losses. A ghost's masks are empty, so that its sums are 0 with a graph."""
+        objective = self.objective.for_task(batch.task)
+        device = device_of(self.student)
+        keys = objective.needs(progress).student
+        with self.precision.autocast(device):
+            student, masks = self._adaptor_for(batch.task).run(self.student, batch.student, keys, extra)
+            masks = masks_of(batch, masks)
+            sums = objective(student, to_device(teacher, device), masks, progress)
+        by_row = LABELS not in student and all(mask.shape[1] == 1 for mask in masks.values())
+        return Measured(sums, objective.counts(masks), by_row)
+
+    @torch.no_grad()
+    def survey(self, batch: Batch, progress: Progress, extra: Mapping[str, Any]) -> Counts:
+        """The counts of a micro-batch whose masks only its outputs tell: a forward without a graph."""
+        objective = self.objective.for_task(batch.task)
+        keys = objective.needs(progress).student
+        with self.precision.autocast(device_of(self.student)):
+            masks = self._adaptor_for(batch.task).run(self.student, batch.student, keys, extra).masks
+        return objective.counts(masks_of(batch, masks))
+
+
+def masks_of(batch: Batch, masks: Masks) -> Masks:
+    """The masks that count: empty ones for a ghost."""
+    return {name: torch.zeros_like(mask) for name, mask in masks.items()} if batch.ghost else masks
+
+
+class WindowCounts:
+    """The denominators of one optimizer step: units by task and kind, over all its micro-batches and all ranks.
+
+    A micro-batch of task t is weighted by t's share of the window's micro-batches, so that a task of long rows does not
+    swamp one of short rows.
+    """
+
+    def __init__(self, window: Sequence[Batch], local: Mapping[tuple[str, Over], Tensor]) -> None:
+        tasks = sorted({batch.task for batch in window})
+        micro_batches = [sum(b.task == task and not b.ghost for b in window) for task in tasks]
+        keys = sorted(local, key=str)
+        packed = torch.tensor([float(n) for n in micro_batches], dtype=torch.float64)
+        if keys:
+            packed = torch.cat([packed, torch.stack([local[key].double().cpu() for key in keys])])
+        packed = sum_over_ranks(packed)
+        shares, totals = packed[: len(tasks)], packed[len(tasks):]
+        self._share = dict(zip(tasks, (shares / shares.sum().clamp_min(1)).tolist(), strict=True))
+        self._totals = dict(zip(keys, totals, strict=True))
+
+    @classmethod
+    def declared(cls, plan: Distillation, window: Sequence[Batch]) -> WindowCounts:
+        """From the masks that the adaptors declare, before any forward."""
+        local: dict[tuple[str, Over], Tensor] = {}
+        for batch in window:
+            masks = masks_of(batch, plan.adaptor_for(batch.task).masks(batch.student))
+            add_counts(local, batch.task, plan.objective.for_task(batch.task).counts(masks))
+        return cls(window, local)
+
+    def share(self, task: str) -> float:
+        """The weight of a task in this step; 1 when there is one task."""
+        return self._share[task]
+
+    def of(self, task: str, overs: Iterable[Over]) -> Counts:
+        """The denominators of a task, at least 1 (over nothing, the sum is 0 and so is the mean)."""
+        counts = {}
+        for over in overs:
+            if (task, over) not in self._totals:
+                raise OutputError(f"the declared masks lack {over.mask!r}, which a loss over {over} needs; "
+                                  "add it to masks=, as (rows, positions) or (rows, 1)")
+            counts[over] = self._totals[task, over].clamp_min(1)
+        return counts
+
+
+def add_counts(total: dict[tuple[str, Over], Tensor], task: str, counts: Counts) -> None:
+    """Add one micro-batch's counts to a running total."""
+    for over, count in counts.items():
+        total[task, over] = total.get((task, over), torch.zeros((), dtype=torch.float64)) + count.cpu()
+
+
+def combine(objective: Objective, task: str, measured: Measured, counts: WindowCounts,
+            progress: Progress) -> tuple[Tensor | None, dict[str, Tensor]]:
+    """This micro-batch's share of the step's loss (None if no term is on), and of each term's mean."""
+    overs = {objective.over(part) for part in measured.sums}
+    return objective.combine(measured.sums, counts.of(task, overs), progress)

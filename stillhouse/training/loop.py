@@ -1,0 +1,206 @@
+"""The training loop. There is no other."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from stillhouse import modes
+from stillhouse.batches import batch_to_device
+from stillhouse.errors import CheckpointError, PlanError
+from stillhouse.plan import Distillation
+from stillhouse.schedules import Constant
+from stillhouse.training import distributed
+from stillhouse.training.bundle import Bundle
+from stillhouse.training.events import CheckpointSaved, RunFinished, RunStarted
+from stillhouse.training.keeper import Keeper
+from stillhouse.training.options import FitOptions, FitResult
+from stillhouse.training.randomness import RandomTrack
+from stillhouse.training.recorder import Recorder
+from stillhouse.training.sources import BatchSource, Window, crossing_windows, epoch_windows
+from stillhouse.training.step import accumulate_gradients
+from stillhouse.types import Progress
+
+
+def fit(plan: Distillation, source: BatchSource, optimizer: Optimizer, options: FitOptions, scheduler: Any = None) -> FitResult:
+    """Train the plan's student.
+
+    ``optimizer`` holds everything trained (student and loss parameters); ``scheduler``, if any, is stepped after every
+    optimizer step. Raises what the parts raise: `PlanError`, `OutputError` at the first micro-batch,
+    `NonFiniteLossError`, `CheckpointError`.
+    """
+    run = _Run(plan, source, optimizer, options, scheduler)
+    started = time.perf_counter()
+    reason = "done"
+    try:
+        with modes.training(run.bundle):
+            run.begin()
+            for window in run.windows():
+                if window.batches:
+                    run.train_on(window)
+                    due = options.save.after_step(run.step)
+                else:
+                    run.end_epoch(window.epoch)
+                    due = options.save.after_epoch(window.epoch)
+                if due and run.step != run.keeper.last_saved and run.save():
+                    reason = "early stopping"
+                    break
+                if run.finished(window):
+                    break
+            if run.step != run.keeper.last_saved:
+                run.save()
+            seconds = time.perf_counter() - started
+            run.recorder.emit(RunFinished(run.step, reason=reason, seconds_s=seconds))
+    finally:
+        run.recorder.close()
+    return FitResult(run.step, reason, seconds, run.keeper.best_step, run.keeper.evaluations)
+
+
+class _Run:
+    """The moving parts of one call of `fit`, and where it is."""
+
+    def __init__(self, plan: Distillation, source: BatchSource, optimizer: Optimizer, options: FitOptions, scheduler: Any) -> None:
+        self.plan, self.source, self.optimizer, self.options, self.scheduler = plan, source, optimizer, options, scheduler
+        self.bundle = Bundle(plan, options.precision).to(options.device)
+        self.model = distributed.wrap(self.bundle, find_unused_parameters=_may_leave_parameters_unused(plan))
+        self.scaler = options.precision.scaler(options.device)
+        self.recorder = Recorder(options.sinks, options.log_every)
+        self.keeper = Keeper(plan.student, options, self.recorder)
+        self.track = RandomTrack()
+        self.total_steps = total_steps(source, options)
+        self.step = self.epoch = self.consumed = 0
+        if self.total_steps is None and _has_schedules(plan):
+            raise PlanError("a weight schedule needs to know how long training is, and this loader has no length; "
+                            "give num_steps instead of num_epochs")
+
+    def begin(self) -> None:
+        """Start afresh, or go on from the newest checkpoint."""
+        state = self.keeper.newest_state()
+        self.recorder.emit(RunStarted(state["step"] if state else 0, total_steps=self.total_steps))
+        if state is None:
+            return
+        _require_same(state["settings"], self._settings())
+        self.step, self.epoch, self.consumed = state["step"], state["epoch"], state["consumed"]
+        self.bundle.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.source.restore(state["source"])
+        mine = state["ranks"][distributed.rank()]
+        self.track = RandomTrack(mine["epoch_start"] if self.consumed else mine["now"], mine["now"])
+        self.recorder.rewind(state["events"])
+        self.recorder.emit(CheckpointSaved(self.step, name=f"gs{self.step}"))
+
+    def windows(self) -> Iterator[Window]:
+        """The windows still to be trained on; none when all steps are done."""
+        if self.total_steps is not None and self.step >= self.total_steps:
+            return iter(())
+        make = epoch_windows if self.options.num_steps is None else crossing_windows
+        return make(self.source, self.options.accumulation, self.epoch, self.consumed, self.track)
+
+    def train_on(self, window: Window) -> None:
+        """One optimizer step; skipped, but counted, while every term's weight is 0."""
+        progress = Progress(self.step, self.total_steps or 0, window.epoch)
+        self.step, self.epoch, self.consumed = self.step + 1, window.epoch, window.consumed
+        if any(objective.trains(progress) for _, objective in self.plan.objective.tasks()):
+            batches = [batch_to_device(batch, self.options.device) for batch in window.batches]
+            self.optimizer.zero_grad(set_to_none=True)
+            result = accumulate_gradients(
+                self.plan, self.model, self.bundle, batches, progress, self.options.extra, self.scaler
+            )
+            self.recorder.check_finite(self.step, result)
+            norm = self._clip()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.recorder.record(self.step, window.epoch, result, norm, self.optimizer)
+        if self.scheduler is not None:
+            self.scheduler.step()
+
+    def end_epoch(self, next_epoch: int) -> None:
+        """The position moves to the start of the next epoch."""
+        self.epoch, self.consumed = next_epoch, 0
+
+    def save(self) -> bool:
+        """Keep a checkpoint; whether training should stop early."""
+        self.recorder.flush(self.step, self.epoch, self.optimizer)
+        return self.keeper.keep(self.step, {
+            "step": self.step, "epoch": self.epoch, "consumed": self.consumed,
+            "epoch_start": self.track.epoch_start,
+            "objective": self.bundle.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else _kept_scheduler_state(self.scheduler),
+            "scaler": self.scaler.state_dict(),
+            "source": self.source.state(),
+            "settings": self._settings(),
+        })
+
+    def finished(self, window: Window) -> bool:
+        """Whether the last step or epoch is done."""
+        if self.total_steps is not None:
+            return self.step >= self.total_steps and (not window.batches or not self._ends_epoch())
+        return window.epoch >= (self.options.num_epochs or 0)
+
+    def _ends_epoch(self) -> bool:
+        """Whether the mark of an epoch's end is still to come after this window."""
+        return self.options.num_steps is None and self.consumed == self.source.num_batches
+
+    def _clip(self) -> torch.Tensor | None:
+        if self.options.max_grad_norm is None:
+            return None
+        self.scaler.unscale_(self.optimizer)
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        return torch.nn.utils.clip_grad_norm_(trained, self.options.max_grad_norm)
+
+    def _settings(self) -> dict[str, Any]:
+        """What must be the same for a resume to make sense."""
+        terms = {f"{task}/{name}": type(term.loss).__name__ for task, objective in self.plan.objective.tasks()
+                 for name, term in objective.terms.items()}
+        return {
+            "losses": terms,
+            "student parameters": sum(p.numel() for p in self.plan.student.parameters()),
+            "teacher": self.plan.teacher.fingerprint,
+            "micro-batches a step": self.options.accumulation,
+            "batches an epoch": self.source.num_batches,
+            "steps": self.total_steps,
+            "precision": str(self.options.precision),
+        }
+
+
+def total_steps(source: BatchSource, options: FitOptions) -> int | None:
+    """The number of optimizer steps, or None if the data's length is unknown."""
+    if options.num_steps is not None:
+        return options.num_steps
+    lengths = distributed.gather_objects(source.num_batches)
+    if None in lengths:
+        if options.num_epochs != int(options.num_epochs or 0):
+            raise PlanError(f"num_epochs={options.num_epochs}: part of an epoch needs a loader with a length")
+        return None
+    steps_per_epoch = math.ceil(max(lengths) / options.accumulation)
+    return math.ceil(round((options.num_epochs or 0) * steps_per_epoch, 6))
+
+
+def _may_leave_parameters_unused(plan: Distillation) -> bool:
+    return len(plan.objective.tasks()) > 1 or _has_schedules(plan)
+
+
+def _has_schedules(plan: Distillation) -> bool:
+    return any(not isinstance(term.weight, Constant) for _, objective in plan.objective.tasks()
+               for term in objective.terms.values())
+
+
+def _kept_scheduler_state(scheduler: Any) -> Any:
+    """The scheduler's state without functions, which LambdaLR leaves in as None or as callables."""
+    return {name: value for name, value in scheduler.state_dict().items() if not callable(value)}
+
+
+def _require_same(kept: dict[str, Any], now: dict[str, Any]) -> None:
+    different = [f"{name} ({kept.get(name)} then, {now[name]} now)" for name in now if kept.get(name) != now[name]]
+    if different:
+        raise CheckpointError("the checkpoint belongs to another experiment: " + "; ".join(different)
+                              + ". Set the same values, or start in another output folder")

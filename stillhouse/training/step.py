@@ -1,0 +1,102 @@
+"""One optimizer step: the only ``backward()`` of the package."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stillhouse.batches import num_rows
+from stillhouse.plan import Distillation
+from stillhouse.training import distributed
+from stillhouse.training.bundle import Bundle, Measured, WindowCounts, add_counts, combine
+from stillhouse.types import Batch, Over, Progress
+
+
+@dataclass
+class StepResult:
+    """The step's loss and each term's mean over the whole window, as tensors: reading them is the caller's choice."""
+
+    loss: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, share: float, prefix: str, loss: Tensor | None, parts: Mapping[str, Tensor]) -> None:
+        """Add one micro-batch."""
+        if loss is not None:
+            self.loss = self.loss + share * loss.detach()
+        for name, value in parts.items():
+            self.parts[prefix + name] = self.parts.get(prefix + name, 0) + value
+
+
+def accumulate_gradients(
+    plan: Distillation,
+    model: nn.Module,
+    bundle: Bundle,
+    window: Sequence[Batch],
+    progress: Progress,
+    extra: Mapping[str, Any],
+    scaler: torch.amp.GradScaler,
+) -> StepResult:
+    """Leave in the parameters the gradient of the window's loss, exactly as one large batch on one rank would.
+
+    Each sum is divided once, by the count over all micro-batches and ranks. Declared masks are counted before any
+    forward. Otherwise the first micro-batch's forward shows what is counted, and the rest of the window is counted by
+    forwards without a graph, unless every unit is a row.
+    """
+    counts = WindowCounts.declared(plan, window) if plan.declares_masks else None
+    prefixed = len(plan.objective.tasks()) > 1
+    result = StepResult(torch.zeros(()))
+    for i, batch in enumerate(window):
+        objective = plan.objective.for_task(batch.task)
+        teacher = plan.teacher.signals(batch, objective.needs(progress).teacher, extra)
+        with distributed.synchronised(model, is_last=i == len(window) - 1):
+            measured: Measured = model(batch, teacher, progress, extra)
+            if counts is None:
+                counts = _opaque_counts(plan, bundle, window, measured, progress, extra)
+            loss, parts = combine(objective, batch.task, measured, counts, progress)
+            share = counts.share(batch.task)
+            result.add(share, f"{batch.task}/" if prefixed else "", loss, parts)
+            if loss is not None and loss.requires_grad:
+                scaler.scale(loss * share * distributed.world_size()).backward()  # averaging over ranks divides again
+    return result
+
+
+def _opaque_counts(
+    plan: Distillation,
+    bundle: Bundle,
+    window: Sequence[Batch],
+    first: Measured,
+    progress: Progress,
+    extra: Mapping[str, Any],
+) -> WindowCounts:
+    """Counts of a window whose first micro-batch was measured: the rest by their rows, or by a survey."""
+    local: dict[tuple[str, Over], Tensor] = {}
+    add_counts(local, window[0].task, first.counts)
+    rest = window[1:]
+    rows = [num_rows(batch.student) for batch in rest]
+    if first.by_row and None not in rows and all(batch.task == window[0].task for batch in rest):
+        for batch, number in zip(rest, rows, strict=True):
+            count = torch.tensor(0.0 if batch.ghost else float(number or 0))
+            add_counts(local, batch.task, dict.fromkeys(first.counts, count))
+        return WindowCounts(window, local)
+    if rest:
+        _warn_survey()
+    with torch.random.fork_rng():  # the real forwards then draw the very same dropout
+        for batch in rest:
+            add_counts(local, batch.task, bundle.survey(batch, progress, extra))
+    return WindowCounts(window, local)
+
+
+@lru_cache(maxsize=1)
+def _warn_survey() -> None:
+    warnings.warn(
+        "gradient accumulation with masks that only the model's outputs tell costs an extra forward of the student for "
+        "most micro-batches, to count what the step's sums are divided by; declare them and it is gone: "
+        "FunctionAdaptor(adaptor, masks=lambda batch: {'inputs_mask': ..., 'logits_mask': ...})",
+        stacklevel=2,
+    )
