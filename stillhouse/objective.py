@@ -132,7 +132,10 @@ class Objective(nn.Module):
     def combine(
         self, sums: Mapping[Part, Tensor], counts: Counts, progress: Progress
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """The weighted total with its graph (None if no term is on), and each term's unweighted mean, detached."""
+        """The weighted total with its graph (None if no term is on), and each term's unweighted mean, detached.
+
+        A count of 0 divides as 1: over nothing the sum is 0, and so is the mean.
+        """
         total: Tensor | None = None
         means: dict[str, Tensor] = {}
         for part, value in sums.items():

@@ -52,9 +52,14 @@ class FeatureLoss(Loss, abc.ABC):
             self._check_shapes(name, key_s, key_t, s, t)
             require_mask(str(key_s), s, mask_BL)
         with full_precision(mask_BL):
-            return self.total(
-                [blank(upcast(s), mask_BL) for s in projected], [blank(upcast(t), mask_BL) for t in wanted], mask_BL
-            )
+            return self.masked_total(projected, wanted, mask_BL)
+
+    @classmethod
+    def masked_total(cls, student_BLH: Sequence[Tensor], teacher_BLH: Sequence[Tensor], mask_BL: Tensor) -> Tensor:
+        """``total`` of full-precision features, blanked where the mask leaves them out."""
+        return cls.total(
+            [blank(upcast(s), mask_BL) for s in student_BLH], [blank(upcast(t), mask_BL) for t in teacher_BLH], mask_BL
+        )
 
     def check(self, student_width: Width, teacher_width: Width) -> None:
         for key_s, key_t in zip(self.student_keys, self.teacher_keys, strict=True):

@@ -51,6 +51,10 @@ class Bundle(nn.Module):
             student, masks = self._adaptor_for(batch.task).run(self.student, batch.student, keys, extra)
             masks = masks_of(batch, masks)
             sums = objective(student, to_device(teacher, device), masks, progress)
+        if not sums:
+            raise OutputError(f"there is nothing to train on: no loss found its tensors in what the adaptors gave "
+                              f"(student: {', '.join(map(str, student)) or 'nothing'}; "
+                              f"teacher: {', '.join(map(str, teacher)) or 'nothing'})")
         by_row = LABELS not in student and all(mask.shape[1] == 1 for mask in masks.values())
         return Measured(sums, objective.counts(masks), by_row)
 
@@ -102,13 +106,13 @@ class WindowCounts:
         return self._share[task]
 
     def of(self, task: str, overs: Iterable[Over]) -> Counts:
-        """The denominators of a task, at least 1 (over nothing, the sum is 0 and so is the mean)."""
+        """The denominators of a task. Raises `OutputError` if a declared mask is missing."""
         counts = {}
         for over in overs:
             if (task, over) not in self._totals:
                 raise OutputError(f"the declared masks lack {over.mask!r}, which a loss over {over} needs; "
                                   "add it to masks=, as (rows, positions) or (rows, 1)")
-            counts[over] = self._totals[task, over].clamp_min(1)
+            counts[over] = self._totals[task, over]
         return counts
 
 

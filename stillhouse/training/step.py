@@ -66,6 +66,18 @@ def accumulate_gradients(
     return result
 
 
+def measure(
+    plan: Distillation, bundle: Bundle, batch: Batch, progress: Progress, extra: Mapping[str, Any]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of one batch by itself, with its graph, and each term's unweighted mean; nothing is updated."""
+    objective = plan.objective.for_task(batch.task)
+    teacher = plan.teacher.signals(batch, objective.needs(progress).teacher, extra)
+    measured: Measured = bundle(batch, teacher, progress, extra)
+    loss, parts = objective.combine(measured.sums, measured.counts, progress)
+    assert loss is not None, "a bundle never gives nothing to train on"
+    return loss, parts
+
+
 def _opaque_counts(
     plan: Distillation,
     bundle: Bundle,

@@ -1,0 +1,11 @@
+"""Old import path of the distillers."""
+
+from stillhouse.distillers import (
+    BasicDistiller,
+    BasicTrainer,
+    GeneralDistiller,
+    MultiTaskDistiller,
+    MultiTeacherDistiller,
+)
+
+__all__ = ["BasicDistiller", "BasicTrainer", "GeneralDistiller", "MultiTaskDistiller", "MultiTeacherDistiller"]
