@@ -15,6 +15,9 @@ from stillhouse.types import Batch
 T = TypeVar("T")
 _SIDES = {"teacher", "student"}
 
+POSITIONAL = frozenset({"input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "bbox"})
+"""Inputs with one value for each position that ``attention_mask`` covers."""
+
 
 def as_batch(raw: Any, task: str = "default") -> Batch:
     """A user's batch as a `Batch`: ``{"teacher": .., "student": ..}`` is split, anything else serves both sides.
@@ -73,7 +76,9 @@ def tensors_of(inputs: Any) -> list[tuple[str, Tensor]]:
 def num_rows(inputs: Any) -> int | None:
     """The number of rows if every tensor of the inputs agrees on its first dimension and nothing else is there."""
     found = tensors_of(inputs)
-    values = list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs) if not isinstance(inputs, Tensor) else [inputs]
+    if isinstance(inputs, Tensor):
+        inputs = (inputs,)
+    values = inputs.values() if isinstance(inputs, Mapping) else inputs
     if not found or len(found) != sum(value is not None for value in values):
         return None
     sizes = {tensor.shape[0] if tensor.dim() else None for _, tensor in found}
@@ -105,7 +110,9 @@ def spans(inputs: Any) -> list[slice] | None:
 def row_keys(inputs: Any, exclude: Iterable[str] = ("labels",)) -> list[bytes]:
     """A 16-byte name for each row: a hash of its own inputs, without padding, so that it is the same in any batch.
 
-    ``inputs`` must have rows (`num_rows`). Labels do not count: the teacher's answer does not depend on them.
+    ``inputs`` must have rows (`num_rows`). Labels do not count: the teacher's answer does not depend on them. Padding
+    is cut off `POSITIONAL` tensors alone: another may be as wide by chance. Padding to the left counts, because it
+    moves the positions that a model with absolute position embeddings sees.
     """
     row_spans = spans(inputs)
     length = inputs["attention_mask"].shape[1] if row_spans is not None else None
@@ -113,9 +120,11 @@ def row_keys(inputs: Any, exclude: Iterable[str] = ("labels",)) -> list[bytes]:
     keys = []
     for row in range(columns[0][1].shape[0]):
         digest = hashlib.blake2b(digest_size=16)
+        if row_spans is not None and row_spans[row].start > 0:
+            digest.update(f"from {row_spans[row].start};".encode())
         for name, column in columns:
             value = column[row]
-            if row_spans is not None and value.dim() and value.shape[0] == length:
+            if row_spans is not None and name in POSITIONAL and value.dim() and value.shape[0] == length:
                 value = value[row_spans[row]]
             digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
             digest.update(bytes_of(value))

@@ -27,7 +27,8 @@ def validation_message(error: ValidationError, fields: list[str], what: str) -> 
             lines.append(unknown_name(f"setting of {what}", place, fields))
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{place}={problem['input']!r}: {message}" if place else message)
+            value = "" if isinstance(problem["input"], (list, dict)) else f"={problem['input']!r}"
+            lines.append(f"{place}{value}: {message}" if place else message)
     return "; ".join(lines)
 
 

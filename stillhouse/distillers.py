@@ -8,7 +8,6 @@ Each composes a plan (student, adaptor, teacher source, objective) and hands it 
 
 from __future__ import annotations
 
-import abc
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -55,7 +54,7 @@ AnyAdaptor = Adaptor | Callable[[Any, Any], Mapping[str, Any]]
 KD_TERM, HARD_LABEL_TERM = "unweighted_kd_loss", "unweighted_hard_label_loss"
 
 
-class Distiller(abc.ABC):
+class Distiller:
     """What the five share. Use them as they are: what differs is a loss, a teacher source or a sink."""
 
     def __init__(self, train_config: TrainingConfig, plan: Distillation, teachers: Sequence[nn.Module]) -> None:
@@ -118,7 +117,8 @@ class Distiller(abc.ABC):
                             "give scheduler_class= and scheduler_args= instead of scheduler=")
         if scheduler_class is not None:
             scheduler = scheduler_class(optimizer=optimizer, **(scheduler_args or {}))
-        steps = None if source.num_batches is None else math.ceil(source.num_batches / config.gradient_accumulation_steps)
+        batches = source.num_batches
+        steps = None if batches is None else math.ceil(batches / config.gradient_accumulation_steps)
         per_epoch = PerEpoch(config.ckpt_frequency, config.ckpt_epoch_frequency, steps, num_epochs or 0)
         options = FitOptions(
             num_epochs=num_epochs,
@@ -276,7 +276,7 @@ class MultiTeacherDistiller(_LoaderDistiller):
             raise PlanError(f"{len(model_T)} teachers, but {len(adaptors)} adaptors; give one for all, or one for each")
         _warn_ignored_matches(distill_config, "MultiTeacherDistiller",
                               "layers of different teachers have no common meaning; drop them")
-        ensemble = EnsembleTeacher([LiveTeacher(model, _adaptor(a)) for model, a in zip(model_T, adaptors, strict=True)])
+        ensemble = EnsembleTeacher([LiveTeacher(m, _adaptor(a)) for m, a in zip(model_T, adaptors, strict=True)])
         objective = Objective(_logits_terms(distill_config))
         source = _cached(distill_config, ensemble)
         super().__init__(train_config, Distillation(model_S, _adaptor(adaptor_S), source, objective), list(model_T))
@@ -356,7 +356,8 @@ class _Matches:
             if match.proj is not None:
                 name, dim_student, dim_teacher, *options = match.proj
                 projection = presets.PROJ_MAP[name](dim_student, dim_teacher).to(dtype=dtype)
-                self.parameter_groups.append({"params": list(projection.parameters()), **((options or [None])[0] or {})})
+                group_options = (options[0] or {}) if options else {}
+                self.parameter_groups.append({"params": list(projection.parameters()), **group_options})
             loss = presets.match_loss(match.loss, _keys(match, "S"), _keys(match, "T"), projection)
             self.terms.append(Term(self._name(match), loss, Constant(match.weight)))
 

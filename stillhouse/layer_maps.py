@@ -58,8 +58,8 @@ def resolve(
         return LAYER_MAPS[layers](teacher_depth, student_depth)
     pairs = []
     for pair in layers:
-        if len(pair) != 2:
-            raise PlanError(f"layer pair {list(pair)!r}: write [teacher layer, student layer]")
+        if not isinstance(pair, Sequence) or len(pair) != 2:
+            raise PlanError(f"layer pair {pair!r}: write [teacher layer, student layer]")
         pairs.append(
             LayerPair(_existing(pair[0], teacher_depth, "teacher"), _existing(pair[1], student_depth, "student"))
         )

@@ -16,6 +16,7 @@ from stillhouse.schedules import Constant, Schedule, is_always_zero
 from stillhouse.types import ALL_LOGITS, Features, Key, Masks, Over, Progress, logits_mask_name
 
 Counts = Mapping[Over, Tensor]
+ONE = Constant(1.0)
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Term:
 
     name: str
     loss: Loss
-    weight: Schedule = Constant(1.0)
+    weight: Schedule = ONE
     all_heads: bool = False
     optional: bool = False
     monitored: bool = False

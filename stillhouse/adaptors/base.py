@@ -75,8 +75,8 @@ def masks_from_features(features: Features, given: Mapping[str, Tensor]) -> dict
             masks[name] = _ones(tensor, 1) if per_row else given.get(name, _ones(tensor, tensor.shape[1]))
     if "inputs" in given:
         masks["inputs"] = given["inputs"]
-    else:
-        masks.update({"inputs": mask for mask in _positions(features)})
+    elif (positions := _positions(features)) is not None:
+        masks["inputs"] = positions
     if LABELS in features:
         masks["labels"] = given.get("labels", labels_mask(features[LABELS]))
     if USER_LOSSES in features:
@@ -86,14 +86,14 @@ def masks_from_features(features: Features, given: Mapping[str, Tensor]) -> dict
     return masks
 
 
-def _positions(features: Features) -> list[Tensor]:
-    """At most one all-ones mask (B, L), shaped as the hidden states or attention maps at hand are."""
+def _positions(features: Features) -> Tensor | None:
+    """An all-ones mask (B, L), shaped as the hidden states or attention maps at hand are; None without any."""
     for key, tensor in features.items():
         if key.kind == "hidden":
-            return [_ones(tensor, tensor.shape[1] if tensor.dim() > 2 else 1)]
+            return _ones(tensor, tensor.shape[1] if tensor.dim() > 2 else 1)
         if key.kind.startswith("attention"):
-            return [_ones(tensor, tensor.shape[-1])]
-    return []
+            return _ones(tensor, tensor.shape[-1])
+    return None
 
 
 def _ones(like: Tensor, length: int) -> Tensor:

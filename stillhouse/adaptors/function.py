@@ -14,7 +14,7 @@ from stillhouse.errors import OutputError, unknown_name
 from stillhouse.types import ALL_LOGITS, LABELS, USER_LOSSES, Key, Masks, logits_mask_name
 
 ADAPTOR_KEYS = ["logits", "logits_mask", "losses", "inputs_mask", "labels", "hidden", "attention"]
-_MASK_KEYS = {"inputs_mask": "inputs", "logits_mask": "logits", "labels_mask": "labels", "losses_mask": "losses"}
+_MASK_KEYS = {"inputs_mask": "inputs", "labels_mask": "labels", "losses_mask": "losses"}
 
 
 class FunctionAdaptor(Adaptor):
@@ -107,7 +107,7 @@ def _layer(results: Mapping[str, Any], key: Key) -> Tensor:
 
 
 def _named_masks(results: Mapping[str, Any]) -> dict[str, Tensor]:
-    masks = {name: results[key] for key, name in _MASK_KEYS.items() if key != "logits_mask" and results.get(key) is not None}
+    masks = {name: results[key] for key, name in _MASK_KEYS.items() if results.get(key) is not None}
     given = results.get("logits_mask")
     if isinstance(given, Tensor):
         masks.update({logits_mask_name(head): given for head in range(len(_as_list(results.get("logits"))) or 1)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -56,7 +56,7 @@ class HuggingFaceAdaptor(Adaptor):
             arguments["output_hidden_states"] = True
         if indices(keys, "attention"):
             arguments["output_attentions"] = True
-        accepted = _accepted(type(model))
+        accepted = _accepted(type(model).forward)
         outputs = call_model(model, {k: v for k, v in inputs.items() if k != "labels" and k in accepted}, arguments)
         features = {key: self._pick(outputs, inputs, key) for key in self._listed(keys)}
         return Signals(features, self.masks(inputs))
@@ -120,5 +120,5 @@ class HuggingFaceAdaptor(Adaptor):
 
 
 @lru_cache(maxsize=64)
-def _accepted(model_class: type[nn.Module]) -> frozenset[str]:
-    return frozenset(inspect.signature(model_class.forward).parameters)
+def _accepted(forward: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters)

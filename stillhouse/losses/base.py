@@ -42,7 +42,7 @@ class Loss(nn.Module, abc.ABC):
     def forward(self, student: Features, teacher: Features, masks: Masks) -> Tensor:
         """The sum over this loss's units, a scalar."""
 
-    def check(self, student_width: Width, teacher_width: Width) -> None:  # noqa: B027 - optional by design
+    def check(self, student_width: Width, teacher_width: Width) -> None:
         """Raise `PlanError` if the widths known before training cannot fit together."""
 
 
@@ -69,7 +69,8 @@ def blank(values_BLX: Tensor, mask_BL: Tensor) -> Tensor:
 def require_same_shape(what: str, student: Tensor, teacher: Tensor, remedy: str) -> None:
     """Raise `OutputError` unless both sides have one shape."""
     if student.shape != teacher.shape:
-        raise OutputError(f"{what}: the student gives {tuple(student.shape)}, the teacher {tuple(teacher.shape)}; {remedy}")
+        shapes = f"the student gives {tuple(student.shape)}, the teacher {tuple(teacher.shape)}"
+        raise OutputError(f"{what}: {shapes}; {remedy}")
 
 
 def require_mask(what: str, values_BLX: Tensor, mask_BL: Tensor) -> None:

@@ -32,7 +32,8 @@ class FeatureLoss(Loss, abc.ABC):
         self.student_keys, self.teacher_keys = tuple(student), tuple(teacher)
         for side, keys in (("student", self.student_keys), ("teacher", self.teacher_keys)):
             if len(keys) != self.num_layers:
-                raise PlanError(f"{type(self).__name__} takes {self.num_layers} layer(s) of the {side}, not {len(keys)}")
+                name = type(self).__name__
+                raise PlanError(f"{name} takes {self.num_layers} layer(s) of the {side}, not {len(keys)}")
         self.projection = nn.Identity() if projection is None else projection
         self.needs = Needs.of(self.student_keys, self.teacher_keys)
         self.over = Over(self.unit, "inputs")
@@ -43,14 +44,13 @@ class FeatureLoss(Loss, abc.ABC):
         """The sum over ``cls.unit``; positions that the mask leaves out are 0 on both sides."""
 
     def forward(self, student: Features, teacher: Features, masks: Masks) -> Tensor:
-        projected = [as_tokens(self.projection(student[key])) for key in self.student_keys]  # runs under autocast
-        wanted = [as_tokens(teacher[key]) for key in self.teacher_keys]
         mask_BL = masks[self.over.mask]
+        projected = [self._projected(key, as_tokens(student[key]), mask_BL) for key in self.student_keys]
+        wanted = [as_tokens(teacher[key]) for key in self.teacher_keys]
         for name, key_s, key_t, s, t in zip(
             self._names(), self.student_keys, self.teacher_keys, projected, wanted, strict=True
         ):
             self._check_shapes(name, key_s, key_t, s, t)
-            require_mask(str(key_s), s, mask_BL)
         with full_precision(mask_BL):
             return self.masked_total(projected, wanted, mask_BL)
 
@@ -79,8 +79,17 @@ class FeatureLoss(Loss, abc.ABC):
                     f"needs a projection: in a configuration, proj: [linear, {width}, {target}]"
                 )
 
+    def _projected(self, key: Key, student_BLH: Tensor, mask_BL: Tensor) -> Tensor:
+        """Runs under autocast. What stands in padding must not reach the projection's own gradient either."""
+        require_mask(str(key), student_BLH, mask_BL)
+        if isinstance(self.projection, nn.Identity):
+            return student_BLH
+        projected_BLH: Tensor = self.projection(blank(student_BLH, mask_BL))
+        return projected_BLH
+
     def _names(self) -> list[str]:
-        return [f"{type(self).__name__} {s} with {t}" for s, t in zip(self.student_keys, self.teacher_keys, strict=True)]
+        pairs = zip(self.student_keys, self.teacher_keys, strict=True)
+        return [f"{type(self).__name__} {s} with {t}" for s, t in pairs]
 
     def _check_shapes(self, name: str, key_s: Key, key_t: Key, student: Tensor, teacher: Tensor) -> None:
         if student.shape[:2] != teacher.shape[:2]:

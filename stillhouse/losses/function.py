@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from stillhouse.losses.base import Loss, Width, as_tokens, full_precision, upcast
+from stillhouse.losses.base import Loss, Width, as_tokens, full_precision, require_mask, upcast
 from stillhouse.losses.logits import check_classes
 from stillhouse.needs import Needs
 from stillhouse.types import USER_LOSSES, Features, Key, Masks, Over, Unit, logits_mask_name
@@ -44,12 +45,12 @@ class FunctionLoss(Loss):
 
     def forward(self, student: Features, teacher: Features, masks: Masks) -> Tensor:
         mask_BL = masks[self.over.mask]
-        projected = [self.projection(student[key]) for key in self.student_keys]
+        projected: list[Tensor] = [self.projection(student[key]) for key in self.student_keys]
         count = self.over.unit.count(mask_BL)
         if count == 0:
-            return projected[0].sum() * 0.0
+            return torch.stack([_zero(student_BLH) for student_BLH in projected]).sum()
         with full_precision(mask_BL):
-            mean = self.function(
+            mean: Tensor = self.function(
                 _one_or_list([upcast(s) for s in projected]),
                 _one_or_list([upcast(teacher[key]) for key in self.teacher_keys]),
                 mask=mask_BL,
@@ -72,8 +73,10 @@ class FunctionLogitsLoss(Loss):
 
     def forward(self, student: Features, teacher: Features, masks: Masks) -> Tensor:
         kept_BL = masks[self.over.mask].ne(0)
-        student_NC = upcast(as_tokens(student[self.key]))[kept_BL]
-        teacher_NC = upcast(as_tokens(teacher[self.key]))[kept_BL]
+        student_BLC, teacher_BLC = as_tokens(student[self.key]), as_tokens(teacher[self.key])
+        require_mask(f"the student's {self.key}", student_BLC, kept_BL)
+        require_mask(f"the teacher's {self.key}", teacher_BLC, kept_BL)
+        student_NC, teacher_NC = upcast(student_BLC)[kept_BL], upcast(teacher_BLC)[kept_BL]
         if len(student_NC) == 0:
             return student_NC.sum()
         with full_precision(student_NC):
@@ -100,8 +103,13 @@ class UserLosses(Loss):
         count = self.over.unit.count(masks[self.over.mask])
         if count == 0:  # a mean over nothing is NaN in value and gradient: hang the zero on something else
             others = [tensor for key, tensor in student.items() if key != USER_LOSSES and tensor.requires_grad]
-            return (others[0] if others else mean).sum() * 0.0
+            return _zero(others[0] if others else mean)
         return mean * count.to(mean.dtype)
+
+
+def _zero(tensor: Tensor) -> Tensor:
+    """0 with the tensor's graph and no gradient, whatever the tensor holds (NaN times 0 would stay NaN)."""
+    return upcast(tensor).reshape(-1)[:0].sum()
 
 
 def _one_or_list(tensors: list[Tensor]) -> Tensor | list[Tensor]:

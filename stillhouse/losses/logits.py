@@ -8,7 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stillhouse.errors import OutputError, PlanError
-from stillhouse.losses.base import Loss, Width, as_tokens, blank, full_precision, require_mask, require_same_shape, upcast
+from stillhouse.losses.base import (
+    Loss,
+    Width,
+    as_tokens,
+    blank,
+    full_precision,
+    require_mask,
+    require_same_shape,
+    upcast,
+)
 from stillhouse.needs import Needs
 from stillhouse.types import LABELS, Features, Key, Masks, Over, Unit, logits_mask_name
 
@@ -123,7 +132,7 @@ class HardLabels(Loss):
         ignored = labels_BL.lt(0) | masks["labels"].eq(0)
         with full_precision(logits_BLC):
             return F.cross_entropy(
-                upcast(logits_BLC).flatten(0, 1),
+                blank(upcast(logits_BLC), ~ignored).flatten(0, 1),
                 labels_BL.masked_fill(ignored, -100).flatten(),
                 ignore_index=-100,
                 reduction="sum",

@@ -89,7 +89,7 @@ class WindowCounts:
             packed = torch.cat([packed, torch.stack([local[key].double().cpu() for key in keys])])
         packed = sum_over_ranks(packed)
         shares, totals = packed[: len(tasks)], packed[len(tasks):]
-        self._share = dict(zip(tasks, (shares / shares.sum().clamp_min(1)).tolist(), strict=True))
+        self._share: dict[str, float] = dict(zip(tasks, (shares / shares.sum().clamp_min(1)).tolist(), strict=True))
         self._totals = dict(zip(keys, totals, strict=True))
 
     @classmethod

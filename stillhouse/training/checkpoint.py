@@ -1,7 +1,7 @@
 """Checkpoints: folders ``gs{step}`` that are complete or absent, and what a resume reads from the newest.
 
-    gs120/model.safetensors         the student's state dict, and config.json if it has a configuration
-    gs120/training_state/           what a resume needs beside it; only in the newest checkpoint
+gs120/model.safetensors         the student's state dict, and config.json if it has a configuration
+gs120/training_state/           what a resume needs beside it; only in the newest checkpoint
 """
 
 from __future__ import annotations

@@ -129,24 +129,24 @@ class TensorBoardSink(Sink):
     def __init__(self, log_dir: str | Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(log_dir))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(log_dir))
 
     def emit(self, event: Event) -> None:
         if isinstance(event, StepLogged):
             scalars = {"total_loss": event.loss, "learning_rate": event.learning_rate, **event.parts}
             for name, value in scalars.items():
-                self._writer.add_scalar(f"scalar/{name}", value, event.step)  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(f"scalar/{name}", value, event.step)
         elif isinstance(event, Evaluated):
             for name, value in event.metrics.items():
-                self._writer.add_scalar(f"evaluation/{name}", value, event.step)  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(f"evaluation/{name}", value, event.step)
 
     def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 @final
 class ConsoleSink(Sink):
-    """A progress bar with rate, remaining time and the newest loss and metrics; plain lines where there is no terminal."""
+    """A progress bar with rate, remaining time, loss and metrics; plain lines where there is no terminal."""
 
     def __init__(self, title: str = "training") -> None:
         from rich.console import Console

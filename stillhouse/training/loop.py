@@ -27,7 +27,9 @@ from stillhouse.training.step import accumulate_gradients
 from stillhouse.types import Progress
 
 
-def fit(plan: Distillation, source: BatchSource, optimizer: Optimizer, options: FitOptions, scheduler: Any = None) -> FitResult:
+def fit(
+    plan: Distillation, source: BatchSource, optimizer: Optimizer, options: FitOptions, scheduler: Any = None
+) -> FitResult:
     """Train the plan's student.
 
     ``optimizer`` holds everything trained (student and loss parameters); ``scheduler``, if any, is stepped after every
@@ -64,8 +66,11 @@ def fit(plan: Distillation, source: BatchSource, optimizer: Optimizer, options: 
 class _Run:
     """The moving parts of one call of `fit`, and where it is."""
 
-    def __init__(self, plan: Distillation, source: BatchSource, optimizer: Optimizer, options: FitOptions, scheduler: Any) -> None:
-        self.plan, self.source, self.optimizer, self.options, self.scheduler = plan, source, optimizer, options, scheduler
+    def __init__(
+        self, plan: Distillation, source: BatchSource, optimizer: Optimizer, options: FitOptions, scheduler: Any
+    ) -> None:
+        self.plan, self.source, self.options = plan, source, options
+        self.optimizer, self.scheduler = optimizer, scheduler
         self.bundle = Bundle(plan, options.precision).to(options.device)
         self.model = distributed.wrap(self.bundle, find_unused_parameters=_may_leave_parameters_unused(plan))
         self.scaler = options.precision.scaler(options.device)
@@ -142,13 +147,11 @@ class _Run:
 
     def finished(self, window: Window) -> bool:
         """Whether the last step or epoch is done."""
-        if self.total_steps is not None:
-            return self.step >= self.total_steps and (not window.batches or not self._ends_epoch())
-        return window.epoch >= (self.options.num_epochs or 0)
-
-    def _ends_epoch(self) -> bool:
-        """Whether the mark of an epoch's end is still to come after this window."""
-        return self.options.num_steps is None and self.consumed == self.source.num_batches
+        if self.total_steps is None:
+            return window.epoch >= (self.options.num_epochs or 0)
+        epochs = self.options.num_epochs
+        mark_to_come = epochs is not None and epochs == int(epochs) and bool(window.batches)
+        return self.step >= self.total_steps and not mark_to_come
 
     def _clip(self) -> torch.Tensor | None:
         if self.options.max_grad_norm is None:
@@ -176,13 +179,13 @@ def total_steps(source: BatchSource, options: FitOptions) -> int | None:
     """The number of optimizer steps, or None if the data's length is unknown."""
     if options.num_steps is not None:
         return options.num_steps
-    lengths = distributed.gather_objects(source.num_batches)
+    lengths: list[int | None] = distributed.gather_objects(source.num_batches)
     if None in lengths:
         if options.num_epochs != int(options.num_epochs or 0):
             raise PlanError(f"num_epochs={options.num_epochs}: part of an epoch needs a loader with a length")
         return None
-    steps_per_epoch = math.ceil(max(lengths) / options.accumulation)
-    return math.ceil(round((options.num_epochs or 0) * steps_per_epoch, 6))
+    longest = max(length or 0 for length in lengths)
+    return math.ceil(round((options.num_epochs or 0) * math.ceil(longest / options.accumulation), 6))
 
 
 def _may_leave_parameters_unused(plan: Distillation) -> bool:

@@ -31,7 +31,7 @@ class Precision:
 
 
 def resolve_precision(name: PrecisionName, device: torch.device) -> Precision:
-    """The precision behind a name; ``auto`` is bf16 where the hardware has it. Raises `PlanError` where it cannot run."""
+    """The precision behind a name; ``auto`` is bf16 where the hardware has it. Raises `PlanError` if it cannot run."""
     if name == "auto":
         return Precision(torch.bfloat16 if has_fast_bf16(device) else None)
     if name == "fp16" and device.type == "cpu":
@@ -42,7 +42,7 @@ def resolve_precision(name: PrecisionName, device: torch.device) -> Precision:
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether bf16 matrix products run in hardware (elsewhere they are emulated, and slower than fp32)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
@@ -60,5 +60,5 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise PlanError(f"device {name!r} is not known: use 'auto', 'cpu', 'cuda' or 'cuda:0'") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise PlanError(f"device {name!r}: this machine has no CUDA device that torch can use; set device='auto' or 'cpu'")
+        raise PlanError(f"device {name!r}: torch finds no CUDA device on this machine; set device='auto' or 'cpu'")
     return device

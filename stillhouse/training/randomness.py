@@ -21,7 +21,8 @@ def seed_everything(seed: int) -> None:
 def capture() -> dict[str, Any]:
     """The state of all global generators, as tensors, numbers and lists."""
     version, internal, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state(legacy=True)
+    numpy_state: Any = np.random.get_state(legacy=True)
+    name, keys, *rest = numpy_state
     state: dict[str, Any] = {
         "python": [version, list(internal), gauss],
         "numpy": [str(name), keys.tolist(), *rest],

@@ -50,8 +50,8 @@ class Recorder:
         names = sorted({name for result in self._pending for name in result.parts})
         columns = [torch.stack([result.loss.double().cpu() for result in self._pending]).mean()]
         for name in names:
-            values = [result.parts[name].double().cpu() for result in self._pending if name in result.parts]
-            columns.append(torch.stack(values).mean())
+            given = [result.parts[name].double().cpu() for result in self._pending if name in result.parts]
+            columns.append(torch.stack(given).mean())
         loss, *values = distributed.sum_over_ranks(torch.stack(columns)).tolist()
         elapsed = time.perf_counter() - self._since
         self.emit(StepLogged(
@@ -83,7 +83,7 @@ def _require_finite(step: int, result: StepResult) -> None:
         return
     bad = [name for name, value in result.parts.items() if not torch.isfinite(value)]
     raise NonFiniteLossError(
-        f"the loss is {float(result.loss)} at step {step} (in {', '.join(bad) or 'the total'}); training stopped and the "
-        "last checkpoint is intact. Usual remedies: a lower learning rate, max_grad_norm=1.0, precision='fp32', and a "
+        f"the loss is {float(result.loss)} at step {step} (in {', '.join(bad) or 'the total'}); training stopped, "
+        "and the last checkpoint is intact. Usual remedies: a lower learning rate, max_grad_norm=1.0, precision='fp32', and a "
         "look at the data for rows whose labels or values are not finite"
     )

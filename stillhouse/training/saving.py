@@ -35,7 +35,7 @@ class EverySteps:
 class PerEpoch:
     """``frequency`` times in each epoch that ``epoch_frequency`` divides, evenly spread and ending with the epoch.
 
-    The last epoch counts too, whatever its number. ``steps_per_epoch`` None (unknown length): only at the end of epochs.
+    The last epoch counts too, whatever its number. Without ``steps_per_epoch`` (unknown length): only at epochs' ends.
     """
 
     frequency: int

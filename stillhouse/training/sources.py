@@ -20,8 +20,8 @@ Postprocessor = Callable[[Any], Any]
 class BatchSource(abc.ABC):
     """Gives the micro-batches of each epoch. Abstract.
 
-    ``epoch(n, skip)`` gives epoch n's batches without the first ``skip``. It skips before it returns, so that the global
-    random state is then where it was when the next batch was drawn in an uninterrupted run. The order depends on n and
+    ``epoch(n, skip)`` gives epoch n's batches without the first ``skip``. It skips before it returns, so that the
+    global random state is then where it was when the next batch was drawn in an uninterrupted run. The order depends on n and
     on the global random state at the call, and on nothing else. ``num_batches`` is an epoch's length, None if unknown.
     """
 
@@ -43,12 +43,15 @@ class BatchSource(abc.ABC):
 class LoaderSource(BatchSource):
     """The user's own loader: any iterable of batches that can be iterated again for each epoch."""
 
-    def __init__(self, loader: Iterable[Any], postprocessor: Postprocessor | None = None, task: str = "default") -> None:
+    def __init__(
+        self, loader: Iterable[Any], postprocessor: Postprocessor | None = None, task: str = "default"
+    ) -> None:
         self.loader, self.postprocessor, self.task = loader, postprocessor, task
         self.num_batches = _length(loader)
 
     def epoch(self, number: int, skip: int) -> Iterator[Batch]:
-        for holder in (getattr(self.loader, "sampler", None), getattr(self.loader, "batch_sampler", None)):
+        for name in ("sampler", "batch_sampler"):
+            holder: Any = getattr(self.loader, name, None)
             if hasattr(holder, "set_epoch"):
                 holder.set_epoch(number)
         iterator = iter(self.loader)
@@ -112,7 +115,8 @@ class TaskSource(BatchSource):
             self._positions[task].advance()
 
     def state(self) -> dict[str, Any]:
-        name, keys, *rest = self.random.get_state(legacy=True)
+        random_state: Any = self.random.get_state(legacy=True)
+        name, keys, *rest = random_state
         positions = {task: [p.epoch, p.consumed, p.start] for task, p in self._positions.items()}
         return {"random": [str(name), keys.tolist(), *rest], "positions": positions}
 
@@ -163,7 +167,7 @@ def epoch_windows(source: BatchSource, size: int, epoch: int, skip: int, hooks: 
     while True:
         consumed = skip
         for batches in distributed.aligned(windows(_started(source, epoch, skip, hooks), size)):
-            consumed += len(batches)
+            consumed += sum(not batch.ghost for batch in batches)
             yield Window(batches, epoch, consumed)
         _require_data(epoch, consumed)
         yield Window([], epoch + 1, 0)
