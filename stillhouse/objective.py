@@ -63,9 +63,10 @@ class Objective(nn.Module):
 
     def __init__(self, terms: Iterable[Term]) -> None:
         super().__init__()
+        terms = list(terms)
         self.terms = {term.name: term for term in terms}
         self.losses = nn.ModuleDict({name.replace(".", "_"): term.loss for name, term in self.terms.items()})
-        if len(self.losses) == 0 or len(self.losses) != len(list(self.terms)):
+        if len(self.losses) == 0 or len(self.losses) != len(terms):
             raise PlanError("an objective needs at least one term, each with a name of its own")
 
     def for_task(self, task: str) -> Objective:
@@ -111,9 +112,16 @@ class Objective(nn.Module):
                     continue
                 if missing:
                     raise OutputError(f"loss {term.name!r} needs {missing}, which was not given")
+                self._require_mask(self.over(Part(term.name, head)), masks)
                 with torch.set_grad_enabled(torch.is_grad_enabled() and not term.monitored):
                     sums[Part(term.name, head)] = term.loss(*views, _view_masks(masks, head))
         return sums
+
+    @staticmethod
+    def _require_mask(over: Over, masks: Masks) -> None:
+        if over.mask not in masks:
+            raise OutputError(f"a loss over {over} needs that mask, and there are masks for {', '.join(masks) or 'nothing'}"
+                              "; give it in masks=, as (rows, positions) or (rows, 1), and one for each logits head")
 
     def over(self, part: Part) -> Over:
         """The denominator of a sum."""

@@ -71,8 +71,11 @@ def masks_from_features(features: Features, given: Mapping[str, Tensor]) -> dict
     for key, tensor in features.items():
         if key.kind == "logits" and isinstance(key.index, int):
             name = logits_mask_name(key.index)
-            per_row = tensor.dim() < 3
-            masks[name] = _ones(tensor, 1) if per_row else given.get(name, _ones(tensor, tensor.shape[1]))
+            length = tensor.shape[1] if tensor.dim() > 2 else 1
+            mask = given.get(name)
+            if mask is None or (tensor.dim() < 3 and mask.shape[1:] != (1,)):  # a mask of tokens says nothing of rows
+                mask = _ones(tensor, length)
+            masks[name] = mask
     if "inputs" in given:
         masks["inputs"] = given["inputs"]
     elif (positions := _positions(features)) is not None:

@@ -71,7 +71,7 @@ class FunctionAdaptor(Adaptor):
         losses = _as_list(results.get("losses"))
         if USER_LOSSES in keys and losses:
             features[USER_LOSSES] = torch.stack([loss.mean() for loss in losses]).sum()
-        if results.get("labels") is not None and LABELS in keys | {LABELS}:
+        if results.get("labels") is not None:  # asked for or not: they tell how many labels a user's loss is over
             features[LABELS] = _as_list(results["labels"])[0]
         for key in keys:
             if key.kind == "logits" and isinstance(key.index, int) and key.index < len(heads):
@@ -81,7 +81,7 @@ class FunctionAdaptor(Adaptor):
         return features
 
     def _warn_unknown(self, results: Mapping[str, Any]) -> None:
-        for name in set(results) - set(ADAPTOR_KEYS) - self._unknown_seen:
+        for name in set(results) - set(ADAPTOR_KEYS) - set(_MASK_KEYS) - self._unknown_seen:
             self._unknown_seen.add(name)
             warnings.warn(f"{unknown_name('adaptor key', name, ADAPTOR_KEYS)}; it is ignored", stacklevel=2)
 
@@ -112,6 +112,6 @@ def _named_masks(results: Mapping[str, Any]) -> dict[str, Tensor]:
     if isinstance(given, Tensor):
         masks.update({logits_mask_name(head): given for head in range(len(_as_list(results.get("logits"))) or 1)})
     elif given is not None:
-        heads = list(given) * (len(_as_list(results.get("logits"))) if len(given) == 1 else 1)
+        heads = list(given) * (max(1, len(_as_list(results.get("logits")))) if len(given) == 1 else 1)
         masks.update({logits_mask_name(head): mask for head, mask in enumerate(heads)})
     return masks

@@ -6,7 +6,7 @@ Stillhouse. Source files are found and parsed, never imported or executed. The c
 - **Public prose.** Docstrings of modules and of public classes and functions, if they read as sentences: those of
   private helpers, signatures, tables and examples are left out.
 - **Masked names.** Every library's name is replaced by the word ``library``, in the texts of *all* classes. Left in
-  place, the name gives the answer away; replaced only in its own class, the placeholder would.
+  place, a name would give answers away; replaced only in its own class, the placeholder would.
 - **Split by file.** A hash of the file's path inside its package decides the split, so that near-copies (the
   methods of one class, say) stay on one side, and so that the split of a file never depends on a seed.
 - **No copies.** Texts are unique whatever their case; a text that two libraries share is in neither; a text that
@@ -75,10 +75,10 @@ _SLACK = 1.15
 _NOT_PROSE = re.compile(
     r">>>|\.\. \w+::|[-=~*_^]{4,}|\+-|\| .* \||^\W*[\w.]+\(.*\)(\s*->.*)?$|^[\w.]+\([^)]*\)\s*(->|--)"
     r"|(^|\s)(Args?|Arguments|Parameters?|Returns?|Raises|Examples?|Usage|Attributes|Copyright)\s*:|:param |:returns?:"
-    r"|[{};]|\s=\s|\w=\w"
+    r"|[{};]|\s=\s|\w=\w|\w \([^)]*\)\s*:"
 )
 _WORD = re.compile(r"(?<![\w.])[A-Za-z][a-z'-]*(?![\w(])")
-_BLOCKS = ("body", "orelse", "handlers", "finalbody")
+_BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")
 
 
 class Paragraph(NamedTuple):
@@ -116,7 +116,7 @@ def harvest(
     """Harvest the installed libraries of these import names (``python`` is the standard library).
 
     Without ``classes``, those of ``LIBRARIES`` take part that are installed and have ``min_per_class`` texts.
-    ``max_per_class`` counts the rows of all three splits together (the default gives 6,000 to 7,000 rows of training data).
+    ``max_per_class`` counts the rows of all three splits together (the default gives more than 6,000 for training).
 
     Raises ``ConfigError`` for a class that is not installed, ``DataError`` for a named class with too few texts and
     for fewer than ``MIN_CLASSES`` classes when they were not named.
@@ -248,8 +248,8 @@ def docstrings(source: bytes) -> Iterator[str]:
             text = ast.get_docstring(node)
             if text:
                 yield text
-        for block in _BLOCKS:
-            waiting.extend(reversed(getattr(node, block, ())))
+        inside = [child for block in _BLOCKS for child in getattr(node, block, ())]
+        waiting.extend(reversed(inside))
 
 
 def _read_library(

@@ -18,6 +18,7 @@ from stillhouse.teachers.stores import CorruptRecordError, SignalStore, decode, 
 from stillhouse.types import Batch, Features, Key
 
 Row = list[Tensor]  # the tensors of one row for one key: one, or one for each logits head
+NOTHING = torch.empty(0, dtype=torch.bool)  # stands for a tensor that was asked for and not given
 
 
 @final
@@ -25,7 +26,7 @@ class CachedTeacher(TeacherSource):
     """Answers from a store; asks the source inside only for the rows and keys that are missing.
 
     A row is named by its own inputs (without padding and labels), so the cache survives shuffling, other batch sizes,
-    other padding, restarts and other students. Batches whose tensors do not share the first dimension are kept whole.
+    other padding to the right, restarts and other students. Batches whose tensors do not share the first dimension are kept whole.
 
     Args:
         inner: the source to ask.
@@ -41,7 +42,9 @@ class CachedTeacher(TeacherSource):
 
     @property
     def fingerprint(self) -> str | None:
-        return self.inner.fingerprint
+        if self.dtype is None or self.inner.fingerprint is None:
+            return self.inner.fingerprint
+        return f"{self.inner.fingerprint} kept in {self.dtype}"
 
     @property
     def rows_forwarded(self) -> int:
@@ -57,7 +60,8 @@ class CachedTeacher(TeacherSource):
         return self.inner.width(key)
 
     def for_task(self, task: str) -> TeacherSource:
-        return self
+        inner = self.inner.for_task(task)
+        return self if inner is self.inner else CachedTeacher(inner, self.store, self.dtype)
 
     def signals(self, batch: Batch, keys: frozenset[Key], extra: Mapping[str, Any] | None = None) -> Features:
         if not keys or batch.teacher_outputs is not None:
@@ -110,7 +114,7 @@ class CachedTeacher(TeacherSource):
         for i, values in zip(missing, fresh, strict=True):
             for column, value in zip(columns, values, strict=True):
                 if rows[i][column] is None:
-                    stored = [self._stored(tensor) for tensor in value]
+                    stored = [self._stored(tensor) for tensor in value] or [NOTHING]
                     rows[i][column] = stored
                     items.append((wanted[i][column], encode(stored)))
         self.store.put_many(items)
@@ -161,9 +165,9 @@ def _sub_batch(batch: Batch, missing: Sequence[int], total: int) -> Batch:
 
 
 def _expand(features: Features, key: Key) -> list[Tensor]:
-    """The tensors behind a key: those of every head for ``Key("logits")``."""
+    """The tensors behind a key: those of every head for ``Key("logits")``, none if the source gave none."""
     if key != Key("logits"):
-        return [features[key]]
+        return [features[key]] if key in features else []
     heads = sum(k.kind == "logits" and k.index is not None for k in features)
     return [features[Key("logits", head)] for head in range(heads)]
 
@@ -212,7 +216,7 @@ def _assemble(rows: Sequence[Sequence[Row | None]], batch: Batch, keys: Sequence
     features: dict[Key, Tensor] = {}
     for column, key in enumerate(keys):
         values = [row[column] or [] for row in rows]
-        for head in range(len(values[0])):
+        for head in range(0 if _is_nothing(values[0]) else len(values[0])):
             name = Key("logits", head) if key == Key("logits") else key
             tensors = [value[head] for value in values]
             if by_row:
@@ -220,6 +224,10 @@ def _assemble(rows: Sequence[Sequence[Row | None]], batch: Batch, keys: Sequence
             else:
                 features[name] = tensors[0]
     return features
+
+
+def _is_nothing(row: Row) -> bool:
+    return len(row) == 1 and row[0].dtype == NOTHING.dtype and row[0].shape == NOTHING.shape
 
 
 def _padded(tensors: Sequence[Tensor], key: Key, row_spans: Iterable[slice] | None, batch: Batch) -> Tensor:

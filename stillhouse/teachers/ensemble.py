@@ -8,6 +8,7 @@ from typing import Any, Literal, final
 import torch
 
 from stillhouse.errors import OutputError, PlanError
+from stillhouse.losses.base import upcast
 from stillhouse.teachers.base import TeacherSource
 from stillhouse.types import Batch, Features, Key
 
@@ -68,10 +69,10 @@ class EnsembleTeacher(TeacherSource):
 
     def signals(self, batch: Batch, keys: frozenset[Key], extra: Mapping[str, Any] | None = None) -> Features:
         answers = [source.signals(batch, keys, extra) for source in self.sources]
-        if len({frozenset(answer) for answer in answers}) != 1:
+        heads = [{key for key in answer if key.kind == "logits"} for answer in answers]
+        if any(keys != heads[0] for keys in heads):
             raise OutputError("the teachers of an ensemble give different numbers of logits heads")
-        return {key: self._mean(torch.stack([answer[key] for answer in answers])) for key in answers[0]
-                if key.kind == "logits"}
+        return {key: self._mean(torch.stack([upcast(answer[key]) for answer in answers])) for key in heads[0]}
 
     def _mean(self, logits: torch.Tensor) -> torch.Tensor:
         weights = torch.tensor(self.weights, dtype=logits.dtype, device=logits.device)

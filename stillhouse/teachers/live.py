@@ -38,7 +38,7 @@ class LiveTeacher(TeacherSource):
         self._rows_forwarded = 0
 
     @cached_property
-    def fingerprint(self) -> str | None:  # type: ignore[override]
+    def fingerprint(self) -> str | None:
         """Weights, buffers, configuration, precision, attention implementation and adaptor; None without an adaptor's."""
         if self.adaptor.fingerprint is None:
             return None
@@ -78,7 +78,7 @@ def model_fingerprint(model: nn.Module) -> str:
     """A hash of a model's class, configuration, dtypes, weights and buffers, as 32 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"{type(model).__module__}.{type(model).__qualname__}\n".encode())
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if hasattr(config, "to_dict"):
         settings = {k: v for k, v in config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
         settings["attention"] = getattr(config, "_attn_implementation", None)

@@ -13,7 +13,7 @@ Subclass `StoreSuite` in a test file of your own; pytest then runs every promise
             return MyStore(tmp_path / "signals")
 """
 
-# ruff: noqa: D102  the name of a test is its documentation
+
 from __future__ import annotations
 
 import sys

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from stillhouse import modes
 from stillhouse.batches import batch_to_device
-from stillhouse.errors import CheckpointError, PlanError
+from stillhouse.errors import CheckpointError, DataError, PlanError
 from stillhouse.plan import Distillation
 from stillhouse.schedules import Constant
 from stillhouse.training import distributed
@@ -185,6 +185,8 @@ def total_steps(source: BatchSource, options: FitOptions) -> int | None:
             raise PlanError(f"num_epochs={options.num_epochs}: part of an epoch needs a loader with a length")
         return None
     longest = max(length or 0 for length in lengths)
+    if longest == 0:
+        raise DataError("the data loader gave no batch: it is empty")
     return math.ceil(round((options.num_epochs or 0) * math.ceil(longest / options.accumulation), 6))
 
 

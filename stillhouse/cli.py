@@ -1,0 +1,115 @@
+"""The command line: ``stillhouse run``, ``stillhouse plan``, ``stillhouse demo``.
+
+Nothing heavy is imported until a command needs it, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from stillhouse import __version__
+from stillhouse.errors import ConfigError, StillhouseError
+
+USAGE_EXIT_CODE = 2
+INTERRUPTED_EXIT_CODE = 130
+
+app = typer.Typer(name="stillhouse", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+                  rich_markup_mode=None, help="Distil a large language model into a small one.")
+
+RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
+Overrides = Annotated[list[str] | None, typer.Option(
+    "--set", metavar="PATH=VALUE", help="Change a value of the recipe, as in training.epochs=3; may be repeated.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"stillhouse {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_print_version,
+                                          help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options of every command; ``main`` looks for --debug itself, so that it may stand anywhere."""
+
+
+@app.command("run")
+def run_command(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    seeds: Annotated[str | None, typer.Option(
+        metavar="0,1,2", help="Run once for each seed, into OUTPUT/seed-N, with a summary.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in the output folder.")] = False,
+) -> None:
+    """Train a student as a recipe says, into a run folder."""
+    from stillhouse.recipe import load_recipe, run, run_seeds
+
+    changes = overrides or []
+    if seeds is None:
+        run(load_recipe(recipe, changes), resume=resume, overwrite=overwrite)
+    else:
+        run_seeds(recipe, _numbers(seeds), changes, resume=resume, overwrite=overwrite)
+
+
+@app.command("plan")
+def plan_command(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Say what a recipe would do, without doing it: models, sizes, steps, storage."""
+    from stillhouse.recipe import load_recipe, plan
+
+    typer.echo(plan(load_recipe(recipe, overrides or [])))
+
+
+@app.command("demo")
+def demo_command() -> None:
+    """Distil a real teacher on real text in a few minutes."""
+    from stillhouse.demo import run as demo
+
+    demo.main()
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--seeds {text!r}: give whole numbers with commas between them, as in --seeds 0,1,2") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 2 for what the user can mend, 130 when interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            return _run(words)
+        except StillhouseError as error:
+            if debug:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            return USAGE_EXIT_CODE
+        except KeyboardInterrupt:
+            if debug:
+                raise
+            print("interrupted; run again with --resume to go on", file=sys.stderr)
+            return INTERRUPTED_EXIT_CODE
+
+
+def _run(words: list[str]) -> int:
+    from typer.main import get_command
+
+    outcome = get_command(app).main(args=words, prog_name="stillhouse", standalone_mode=False)
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)

@@ -1,0 +1,185 @@
+"""One training inside a run (of the teacher, the student or its contrast): the loop with a recipe's settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from stillhouse.errors import CheckpointError, ConfigError
+from stillhouse.plan import Distillation
+from stillhouse.recipe import optimization
+from stillhouse.recipe.schema import TrainingSettings
+from stillhouse.tasks import EncodedSplit, Task
+from stillhouse.training import (
+    Evaluation,
+    FitOptions,
+    JsonLinesSink,
+    LoaderSource,
+    Precision,
+    Sink,
+    distributed,
+    fit,
+    total_steps,
+)
+from stillhouse.training.checkpoint import load_student, newest
+from stillhouse.training.randomness import seed_everything
+
+
+@dataclass(frozen=True)
+class PhaseRecord:
+    """What is known of a training beside its checkpoints; written at each of them, and when it is over.
+
+    ``seconds_s`` and ``rows_forwarded`` (of the teacher) add up over interruptions, up to the last checkpoint of each.
+    """
+
+    finished: bool
+    data: str
+    steps: int
+    best_step: int | None = None
+    reason: str = ""
+    seconds_s: float = 0.0
+    rows_forwarded: int = 0
+    evaluations: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> PhaseRecord | None:
+        """The record in a folder of checkpoints, or None. Raises `CheckpointError` if it is damaged."""
+        path = folder / "phase.json"
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{path} cannot be read ({error}); start again with --overwrite") from error
+
+    def write(self, folder: Path) -> None:
+        """Write aside, then rename."""
+        if distributed.is_main():
+            write_json(folder / "phase.json", dataclasses.asdict(self))
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What every training of a run shares: the task, its encoded rows, the device."""
+
+    task: Task
+    train: EncodedSplit
+    validation: EncodedSplit
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Where one training keeps its things, and who watches."""
+
+    checkpoints_dir: Path
+    events_path: Path
+    resume: bool
+    sinks: Sequence[Sink] = ()
+
+
+def options_of(settings: TrainingSettings, num_batches: int, precision: Precision, device: torch.device,
+               **extra: Any) -> FitOptions:
+    """The loop's options without what only a running training has."""
+    steps = optimization.steps_per_epoch(num_batches, settings.accumulation)
+    return FitOptions(
+        num_epochs=settings.epochs, num_steps=settings.steps, accumulation=settings.accumulation,
+        max_grad_norm=settings.max_grad_norm, precision=precision, device=device,
+        save=optimization.save_policy(settings, steps, settings.steps or round(steps * (settings.epochs or 0))),
+        keep_last=settings.keep_last, log_every=settings.log_every, **extra)
+
+
+def train(plan: Distillation, settings: TrainingSettings, precision: Precision, ground: Ground, phase: Phase) -> PhaseRecord:
+    """Train the plan's student and leave the weights of its best checkpoint in it.
+
+    With ``phase.resume`` a finished training is only brought back, and an interrupted one goes on.
+    """
+    earlier = PhaseRecord.read(phase.checkpoints_dir) if phase.resume else None
+    if earlier is not None and earlier.data != ground.task.fingerprint:
+        raise CheckpointError(f"the data has changed since the checkpoints in {phase.checkpoints_dir} were written; "
+                              "bring the old data back, or start again with --overwrite")
+    if earlier is None or not earlier.finished:
+        earlier = _fit(plan, settings, precision, ground, phase, earlier)
+    best = phase.checkpoints_dir / f"gs{earlier.best_step}"
+    load_student(best, plan.student)
+    plan.student.to(ground.device)
+    return earlier
+
+
+def _fit(plan: Distillation, settings: TrainingSettings, precision: Precision, ground: Ground, phase: Phase,
+         earlier: PhaseRecord | None) -> PhaseRecord:
+    if newest(phase.checkpoints_dir) is None:
+        earlier = None
+        if distributed.is_main():
+            phase.events_path.unlink(missing_ok=True)
+    started = time.perf_counter()
+    before = earlier or PhaseRecord(finished=False, data=ground.task.fingerprint, steps=0)
+
+    def record(step: int, **values: Any) -> PhaseRecord:
+        return dataclasses.replace(
+            before, steps=step, seconds_s=before.seconds_s + time.perf_counter() - started,
+            rows_forwarded=before.rows_forwarded + plan.teacher.rows_forwarded, **values)
+
+    def keep_record(model: nn.Module, step: int) -> None:
+        record(step).write(phase.checkpoints_dir)
+
+    source = _source(ground, settings)
+    sinks = [JsonLinesSink(phase.events_path), *phase.sinks] if distributed.is_main() else []
+    options = options_of(settings, source.num_batches or 0, precision, ground.device, output_dir=phase.checkpoints_dir,
+                         resume=phase.resume, sinks=sinks, callback=keep_record,
+                         evaluation=_evaluation(ground, settings, precision))
+    seed_everything(settings.seed)
+    plan.student.to(ground.device)
+    plan.objective.to(ground.device)
+    optimizer = optimization.adamw([plan.student, plan.objective], settings.learning_rate, settings.weight_decay)
+    steps, per_epoch = total_steps(source, options), optimization.steps_per_epoch(source.num_batches or 0,
+                                                                                  settings.accumulation)
+    assert steps is not None  # the loader has a length
+    warmup = optimization.warmup_steps(settings, per_epoch, steps)
+    scheduler = optimization.learning_rate_schedule(optimizer, settings.schedule, warmup, steps)
+    recomputing: Any = plan.student
+    if settings.gradient_checkpointing:
+        recomputing.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        result = fit(plan, source, optimizer, options, scheduler)
+    finally:
+        if settings.gradient_checkpointing:
+            recomputing.gradient_checkpointing_disable()
+    done = record(result.steps, finished=True, best_step=result.best_step, reason=result.reason,
+                  evaluations={str(step): dict(metrics) for step, metrics in result.evaluations.items()})
+    done.write(phase.checkpoints_dir)
+    distributed.wait_for_all()
+    return done
+
+
+def _source(ground: Ground, settings: TrainingSettings) -> LoaderSource:
+    return LoaderSource(ground.task.loader(ground.train, batch_size=settings.batch_size, seed=settings.seed, shuffle=True))
+
+
+def _evaluation(ground: Ground, settings: TrainingSettings, precision: Precision) -> Evaluation:
+    def judge(model: nn.Module) -> Mapping[str, float]:
+        return ground.task.evaluate(model, ground.validation, autocast_dtype=precision.autocast_dtype).metrics
+
+    return Evaluation(judge, monitor=ground.task.metric, patience=settings.early_stopping)
+
+
+def check_gradient_checkpointing(model: nn.Module, settings: TrainingSettings, where: str) -> None:
+    """Raise `ConfigError` if it is asked for and the model cannot do it."""
+    if settings.gradient_checkpointing and not getattr(model, "supports_gradient_checkpointing", False):
+        raise ConfigError(f"{where}.gradient_checkpointing: {type(model).__name__} cannot do that; set it to false")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file aside, then rename it, so that no reader sees half of it."""
+    aside = path.with_name(f".writing-{path.name}")
+    aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(aside, path)

@@ -1,0 +1,107 @@
+"""Plain recipe values before they are checked: overrides from the command line, and stages filled up."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from stillhouse.errors import ConfigError
+from stillhouse.recipe import yaml_files
+
+# A teacher or student is described in one of several ways, so a stage replaces it; other sections are filled up.
+_REPLACED_WHOLE = ("teacher", "student")
+_NOT_INHERITED = ("stages", "output", "name")
+_LENGTHS = ("epochs", "steps")
+
+
+def apply_override(values: Any, override: str) -> dict[str, Any]:
+    """A copy of ``values`` with ``"a.b=value"`` applied. Raises `ConfigError` for a path through a plain value."""
+    path, equals, text = override.partition("=")
+    parts = path.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"--set {override!r}: write PATH=VALUE, as in --set training.epochs=3")
+    changed = copy.deepcopy(dict(values)) if isinstance(values, Mapping) else {}
+    place: Any = changed
+    for i, part in enumerate(parts[:-1]):
+        place = _step(place, part, f"--set {override!r}", ".".join(parts[: i + 1]))
+    value = yaml_files.parse(text, f"--set {override!r}")
+    if isinstance(place, list):
+        place[_number(parts[-1], len(place), f"--set {override!r}")] = value
+    else:
+        place[parts[-1]] = value
+    return changed
+
+
+def _step(place: Any, part: str, where: str, path: str) -> Any:
+    """Go one level down, making a missing section."""
+    if isinstance(place, list):
+        inner = place[_number(part, len(place), where)]
+    else:
+        if place.get(part) is None:
+            place[part] = {}
+        inner = place[part]
+    if not isinstance(inner, (dict, list)):
+        raise ConfigError(f"{where}: {path} is {inner!r}, so nothing can be set inside it")
+    return inner
+
+
+def _number(part: str, length: int, where: str) -> int:
+    if not part.isdigit() or int(part) >= length:
+        raise ConfigError(f"{where}: {part!r} should be a number from 0 to {length - 1}, a place in the list")
+    return int(part)
+
+
+def merge_stages(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Fill every stage up with the top-level keys, and the top level with the last stage's.
+
+    A stage's output is ``OUTPUT/NAME`` unless it gives its own; ``{run: NAME}`` becomes
+    ``{model: OUTPUT/NAME/student}``.
+    Values of the wrong kind are left for the check that follows. Raises ValueError for what only this can see.
+    """
+    stages = values.get("stages")
+    if not isinstance(stages, (list, tuple)) or not all(isinstance(stage, Mapping) for stage in stages) or not stages:
+        return values
+    shared = {key: value for key, value in values.items() if key not in _NOT_INHERITED}
+    students: dict[str, str] = {}
+    merged_stages = []
+    for number, stage in enumerate(stages):
+        where = f"stages.{number}"
+        merged = _merged(shared, stage)
+        name = merged.get("name")
+        if not isinstance(name, str) or not name or "/" in name or name in students:
+            raise ValueError(f"{where}.name: {name!r}: every stage needs a name of its own, without '/'")
+        if merged.get("stages"):
+            raise ValueError(f"{where}.stages: stages cannot have stages; list them one after another")
+        merged.setdefault("output", f"{values.get('output')}/{name}")
+        for section in _REPLACED_WHOLE:
+            merged[section] = _without_run(merged.get(section), students, f"{where}.{section}")
+        students[name] = f"{merged['output']}/student"
+        merged_stages.append({key: value for key, value in merged.items() if value is not None})
+    last = {key: value for key, value in merged_stages[-1].items() if key not in _NOT_INHERITED}
+    return {**last, **{key: values[key] for key in ("output", "name") if key in values}, "stages": merged_stages}
+
+
+def _merged(shared: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[str, Any]:
+    merged = copy.deepcopy(dict(shared))
+    for key, value in stage.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and key not in _REPLACED_WHOLE
+        merged[key] = {**_without_rivals(merged[key], value), **value} if both else value
+    return merged
+
+
+def _without_rivals(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The shared section without a length of training that the stage's own length stands instead of."""
+    rivals = _LENGTHS if any(own.get(length) is not None for length in _LENGTHS) else ()
+    return {key: value for key, value in shared.items() if key not in rivals}
+
+
+def _without_run(section: Any, students: Mapping[str, str], where: str) -> Any:
+    if not isinstance(section, Mapping) or section.get("run") is None:
+        return section
+    name = section["run"]
+    if name not in students:
+        raise ValueError(f"{where}.run: {name!r} is not an earlier stage; there is {', '.join(students) or 'none'}")
+    if section.get("model") is not None:
+        raise ValueError(f"{where}: give either model or run")
+    return {**{key: value for key, value in section.items() if key != "run"}, "model": students[name]}

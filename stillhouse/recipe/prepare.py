@@ -1,0 +1,188 @@
+"""Everything that a run needs, loaded and checked before anything is trained or written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from stillhouse.errors import ConfigError, PlanError, unknown_name
+from stillhouse.objective import Objective
+from stillhouse.plan import Distillation
+from stillhouse.recipe import fitting, teacher_store
+from stillhouse.recipe.caching import CachePlan, plan_cache
+from stillhouse.recipe.fitting import Ground
+from stillhouse.recipe.objectives import distillation_objective, supervised_objective
+from stillhouse.recipe.schema import Recipe, StudentSection
+from stillhouse.recipe.vocabulary import require_embeddings, require_same_vocabulary
+from stillhouse.students import StudentSpec, build_student, plan_student
+from stillhouse.tasks import TASKS, DataSpec, EncodedSplit, Task
+from stillhouse.teachers import LiveTeacher, NoTeacher
+from stillhouse.training import LoaderSource, Precision, resolve_device, resolve_precision, total_steps
+from stillhouse.training.randomness import seed_everything, untouched
+
+
+class Loaded(NamedTuple):
+    """A model and its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+StandIns = Mapping[str, Loaded]
+"""For paths that an earlier stage has yet to write: a model of the same shape with the same tokenizer."""
+
+
+@dataclass
+class Prepared:
+    """The parts of a run. ``teacher`` is the base model until it has been fine-tuned, if it is to be."""
+
+    recipe: Recipe
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    splits: dict[str, EncodedSplit]
+    device: torch.device
+    precision: Precision
+    teacher: PreTrainedModel
+    teacher_entry: teacher_store.Entry | None
+    teacher_is_trained: bool
+    stand_ins: StandIns
+    student: PreTrainedModel
+    student_origin: str
+    cache: CachePlan
+    needs: str
+    total_steps: int
+
+    @property
+    def ground(self) -> Ground:
+        """What every training of the run shares."""
+        return Ground(self.task, self.splits["train"], self.splits["validation"], self.device)
+
+    @property
+    def reported_split(self) -> str:
+        """The split whose metrics are the run's result."""
+        return "test" if "test" in self.splits else "validation"
+
+
+def prepare(recipe: Recipe, stand_ins: StandIns | None = None) -> Prepared:
+    """Load data and models, and check that they fit together. Nothing is written.
+
+    Raises `ConfigError`, `DataError` and `PlanError` for all that can be known before training.
+    """
+    stand_ins = stand_ins or {}
+    training = recipe.training
+    device = resolve_device(training.device)
+    precision = resolve_precision(training.precision, device)
+    if recipe.task not in TASKS:
+        raise ConfigError("task: " + unknown_name("task", recipe.task, TASKS))
+    task = TASKS[recipe.task](data_spec(recipe))
+    task.load()
+    base, tokenizer = load_teacher(recipe, task, stand_ins)
+    splits = {split: task.encode(split, tokenizer) for split in task.num_rows}
+    entry = None
+    teacher = base
+    if recipe.teacher.train is not None:
+        fitting.check_gradient_checkpointing(base, recipe.teacher.train, "teacher.train")
+        entry = teacher_store.entry_for(base, tokenizer, task, recipe.teacher.train,
+                                        resolve_precision(recipe.teacher.train.precision, device))
+        if entry.is_stored:
+            teacher = task.load_model(str(entry.folder))
+    is_trained = entry is None or entry.is_stored
+    student, origin = make_student(recipe, task, teacher, tokenizer, stand_ins)
+    fitting.check_gradient_checkpointing(student, training, "training")
+    plan = distillation_plan(recipe, task, teacher, student, precision)
+    keys = plan.needs()["default"].teacher
+    cache = plan_cache(
+        recipe.cache, recipe.cache_dtype, precision.autocast_dtype, plan.teacher.fingerprint if is_trained else None,
+        keys, plan.teacher.width, splits["train"].mean_length, len(splits["train"]))
+    loader = task.loader(splits["train"], batch_size=training.batch_size, seed=training.seed, shuffle=True)
+    steps = total_steps(LoaderSource(loader), fitting.options_of(training, len(loader), precision, device))
+    assert steps is not None
+    return Prepared(recipe, task, tokenizer, splits, device, precision, teacher, entry, is_trained, stand_ins, student,
+                    origin, cache, plan.needs()["default"].describe(), steps)
+
+
+def with_trained_teacher(prepared: Prepared, teacher: PreTrainedModel) -> Prepared:
+    """The same run after its teacher was fine-tuned: the student is made from the teacher as it is now."""
+    recipe, task, precision = prepared.recipe, prepared.task, prepared.precision
+    student, origin = make_student(recipe, task, teacher, prepared.tokenizer, prepared.stand_ins)
+    source = LiveTeacher(teacher, task.adaptor(), precision.autocast_dtype)
+    plan = distillation_plan(recipe, task, teacher, student, precision)
+    cache = plan_cache(
+        recipe.cache, recipe.cache_dtype, precision.autocast_dtype, source.fingerprint, plan.needs()["default"].teacher,
+        source.width, prepared.splits["train"].mean_length, len(prepared.splits["train"]))
+    return dataclasses.replace(prepared, teacher=teacher, teacher_is_trained=True, student=student,
+                               student_origin=origin, cache=cache)
+
+
+def data_spec(recipe: Recipe) -> DataSpec:
+    """The task's own description of the data."""
+    return DataSpec(**{name: getattr(recipe.data, name) for name in type(recipe.data).model_fields})
+
+
+def load_teacher(recipe: Recipe, task: Task, stand_ins: StandIns) -> Loaded:
+    """The teacher before any fine-tuning. Raises `PlanError` for one that was never trained and is not to be."""
+    path, train = str(recipe.teacher.model), recipe.teacher.train
+    if path in stand_ins:
+        return stand_ins[path]
+    with seeded(train.seed if train else 0):
+        model = task.load_model(path)
+    if train is None and type(model).__name__ not in (model.config.architectures or ()):
+        raise PlanError(f"teacher.model {path!r} has no trained head for {recipe.task} (it holds "
+                        f"{', '.join(model.config.architectures or ['an unnamed model'])}), so it has nothing to teach; "
+                        "add train: {epochs: 3, learning_rate: 5e-5} to the teacher, or give a fine-tuned model")
+    tokenizer = task.load_tokenizer(path)
+    require_embeddings(model, tokenizer, f"teacher.model {path!r}")
+    return Loaded(model, tokenizer)
+
+
+def make_student(recipe: Recipe, task: Task, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+                 stand_ins: StandIns) -> tuple[PreTrainedModel, str]:
+    """The untrained student and a line that says what it is. The same seed gives the same weights."""
+    section, seed = recipe.student, recipe.training.seed
+    if section.model is None:
+        spec = student_spec(section)
+        return build_student(teacher, spec, seed=seed), plan_student(teacher.config, spec).description
+    if section.model in stand_ins:
+        return stand_ins[section.model].model, f"the student of an earlier stage, {section.model}"
+    with seeded(seed):
+        model = task.load_model(section.model)
+    require_same_vocabulary(tokenizer, task.load_tokenizer(section.model), str(recipe.teacher.model), section.model)
+    require_embeddings(model, tokenizer, f"student.model {section.model!r}")
+    return model, f"{model.config.num_hidden_layers} layers x {model.config.hidden_size}, loaded from {section.model}"
+
+
+def student_spec(section: StudentSection) -> StudentSpec:
+    """The description of a student made from the teacher."""
+    return StudentSpec(shape=section.shape, layers=section.layers, keep=section.keep, config=section.config)
+
+
+def distillation_plan(recipe: Recipe, task: Task, teacher: PreTrainedModel, student: PreTrainedModel,
+                      precision: Precision) -> Distillation:
+    """Student, live teacher and objective, checked against each other. Raises `PlanError`."""
+    source = LiveTeacher(teacher, task.adaptor(), precision.autocast_dtype)
+    return Distillation(student, task.adaptor(), source, make_objective(recipe, teacher, student))
+
+
+def make_objective(recipe: Recipe, teacher: PreTrainedModel, student: PreTrainedModel) -> Objective:
+    """The recipe's objective; the same seed gives the same projections."""
+    with seeded(recipe.training.seed):
+        return distillation_objective(recipe.distillation, teacher.config, student.config)
+
+
+def supervised_plan(task: Task, model: PreTrainedModel) -> Distillation:
+    """Training on the labels alone."""
+    return Distillation(model, task.adaptor(), NoTeacher(), supervised_objective())
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """All global generators seeded inside, and as before afterwards."""
+    with untouched():
+        seed_everything(seed)
+        yield

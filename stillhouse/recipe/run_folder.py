@@ -1,0 +1,157 @@
+"""The run folder: who may write into it, and what lies where.
+
+    recipe.yaml            the recipe, defaults filled in
+    events.jsonl           what happened while the student was trained (events.teacher.jsonl, events.contrast.jsonl)
+    checkpoints/gs*        the student's; checkpoints/teacher and checkpoints/contrast
+    student/               the best student and its tokenizer, for ``from_pretrained``
+    metrics.json           the results; a run is finished when this is there
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from stillhouse.errors import CheckpointError, ConfigError, StillhouseError
+from stillhouse.recipe import yaml_files
+from stillhouse.recipe.fitting import Phase, write_json
+from stillhouse.recipe.schema import Recipe
+from stillhouse.training import distributed
+from stillhouse.training.checkpoint import steps
+from stillhouse.training.events import Sink
+
+_MAY_CHANGE = {"output", "name", "cache", "training.log_every", "teacher.train.log_every"}
+"""What a resumed run may have otherwise than when it was started."""
+
+
+class RunFolder:
+    """One run's folder. Making this object writes nothing.
+
+    Raises `ConfigError` if something is there that this run may not go on with or replace.
+    """
+
+    def __init__(self, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+        self.path = Path(recipe.output).expanduser()
+        self.recipe, self.resume, self.overwrite = recipe, resume, overwrite
+        if resume and overwrite:
+            raise ConfigError("give --resume or --overwrite, not both")
+        self._check()
+
+    @property
+    def metrics_path(self) -> Path:
+        """The results."""
+        return self.path / "metrics.json"
+
+    @property
+    def student_dir(self) -> Path:
+        """The finished student."""
+        return self.path / "student"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the results are there."""
+        return self.metrics_path.exists()
+
+    def metrics(self) -> dict[str, Any]:
+        """The results of a finished run. Raises `CheckpointError` if they cannot be read."""
+        try:
+            values: dict[str, Any] = json.loads(self.metrics_path.read_text(encoding="utf-8"))
+            return values
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.metrics_path} cannot be read: {error}") from error
+
+    def phase(self, name: str, sinks: list[Sink]) -> Phase:
+        """Where one training keeps its things; ``name`` is ``"teacher"``, ``"student"`` or ``"contrast"``."""
+        own = name == "student"
+        checkpoints = self.path / "checkpoints"
+        return Phase(checkpoints if own else checkpoints / name,
+                     self.path / ("events.jsonl" if own else f"events.{name}.jsonl"), self.resume, sinks)
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """The folder with its recipe inside. After an error it is removed again if it holds nothing to go on from."""
+        if distributed.is_main():
+            self._begin()
+        distributed.wait_for_all()
+        try:
+            yield
+        except StillhouseError:
+            if distributed.is_main() and not self._has_checkpoints():
+                shutil.rmtree(self.path, ignore_errors=True)
+            raise
+
+    def save_student(self, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Write aside, then rename."""
+        aside = self.path / ".writing-student"
+        shutil.rmtree(aside, ignore_errors=True)
+        student.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        shutil.rmtree(self.student_dir, ignore_errors=True)
+        os.replace(aside, self.student_dir)
+
+    def save_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Write aside, then rename; the run is finished."""
+        write_json(self.metrics_path, metrics)
+
+    def forget(self, name: str) -> None:
+        """Remove a training's checkpoints, which nothing needs any more."""
+        if distributed.is_main():
+            shutil.rmtree(self.phase(name, []).checkpoints_dir, ignore_errors=True)
+
+    def _check(self) -> None:
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise ConfigError(f"output: {self.path} is a file; name a folder")
+        if not any(self.path.iterdir()):
+            return
+        if not (self.path / "recipe.yaml").exists():
+            raise ConfigError(f"output: {self.path} holds files that are no run's; name another folder")
+        if self.overwrite:
+            return
+        if not self.resume:
+            state, remedy = ("a finished", "--resume to see its results") if self.is_finished else (
+                "an unfinished", "--resume to go on with it")
+            raise ConfigError(f"output: {self.path} holds {state} run; give {remedy}, --overwrite to start afresh, or "
+                              "another folder as output")
+        self._require_same_recipe()
+
+    def _require_same_recipe(self) -> None:
+        then = flattened(yaml_files.read(self.path / "recipe.yaml"))
+        now = flattened(self.recipe.as_dict())
+        different = [f"{key} ({then.get(key, 'not given')} then, {now.get(key, 'not given')} now)"
+                     for key in sorted(then.keys() | now.keys())
+                     if then.get(key) != now.get(key) and key not in _MAY_CHANGE]
+        if different:
+            raise ConfigError(f"the run in {self.path} was started with another recipe: {'; '.join(different)}. Set the "
+                              "same values to go on, give --overwrite to start afresh, or another folder as output")
+
+    def _begin(self) -> None:
+        if self.overwrite and self.path.exists():
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        aside = self.path / ".writing-recipe.yaml"
+        aside.write_text(yaml_files.dump(self.recipe.as_dict()), encoding="utf-8")
+        os.replace(aside, self.path / "recipe.yaml")
+
+    def _has_checkpoints(self) -> bool:
+        folders = (self.phase(name, []).checkpoints_dir for name in ("teacher", "student", "contrast"))
+        return any(steps(folder) for folder in folders)
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys as dotted ones; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

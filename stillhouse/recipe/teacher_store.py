@@ -1,0 +1,84 @@
+"""Fine-tuned teachers, kept by content: what would train the same teacher finds it trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from stillhouse import __version__
+from stillhouse.cache_dirs import teachers_dir
+from stillhouse.errors import StoreError
+from stillhouse.recipe.fitting import write_json
+from stillhouse.recipe.schema import TeacherTraining
+from stillhouse.tasks import Task
+from stillhouse.teachers import model_fingerprint
+from stillhouse.training import Precision
+
+_RECORD = "teacher.json"
+_DECIDE_NOTHING = {"log_every", "keep_last"}  # settings that leave the weights as they are
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The place of one fine-tuned teacher."""
+
+    folder: Path
+    """``config.json``, weights, tokenizer and ``teacher.json``; complete if it is there."""
+    identity: Mapping[str, Any]
+    """What the folder's name is a hash of."""
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether it has been trained."""
+        return (self.folder / _RECORD).exists()
+
+    def metrics(self) -> dict[str, float]:
+        """The validation metrics of the stored teacher. Raises `StoreError`."""
+        try:
+            record = json.loads((self.folder / _RECORD).read_text(encoding="utf-8"))
+            return {str(name): float(value) for name, value in record["metrics"].items()}
+        except (OSError, ValueError, KeyError) as error:
+            raise StoreError(f"the fine-tuned teacher in {self.folder} is damaged ({error}); delete that folder, and it "
+                             "will be trained again") from error
+
+    def store(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, metrics: Mapping[str, float]) -> None:
+        """Write aside, then rename. Another process that was faster wins: it stored the same."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.folder.parent))
+        try:
+            model.save_pretrained(aside)
+            tokenizer.save_pretrained(aside)
+            write_json(aside / _RECORD, {"metrics": dict(metrics), **self.identity})
+            os.replace(aside, self.folder)
+        except OSError as error:
+            if not self.is_stored:
+                raise StoreError(f"the fine-tuned teacher cannot be kept in {self.folder}: {error}; make room there, or "
+                                 "name another folder in the environment variable STILLHOUSE_CACHE") from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def entry_for(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, settings: TeacherTraining,
+              precision: Precision) -> Entry:
+    """The place of the teacher that these parts would make."""
+    identity = {
+        "stillhouse": __version__,
+        "base": model_fingerprint(base),
+        "vocabulary": _hash(sorted(tokenizer.get_vocab().items())),
+        "data": task.fingerprint,
+        "settings": settings.model_dump(mode="json", exclude=_DECIDE_NOTHING) | {"precision": str(precision)},
+    }
+    return Entry(teachers_dir() / _hash(identity), identity)
+
+
+def _hash(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,87 @@
+"""The kinds of values in a recipe, each with the message for a value that is none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainValidator
+
+from stillhouse.errors import ConfigError
+from stillhouse.types import Duration
+
+MatchLossName = Literal["hidden_mse", "nst", "cos", "pkd"]
+LayerMapName = Literal["uniform", "first", "last"]
+_LAYER_MAPS = ("uniform", "first", "last")
+
+
+def as_tuple(value: Any) -> Any:
+    """A list as a tuple; anything else is left for the check that follows."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _layer_choice(value: Any) -> Any:
+    if value in _LAYER_MAPS:
+        return value
+    pairs = [tuple(pair) if isinstance(pair, (list, tuple)) else pair for pair in _listed(value)]
+    if pairs and all(isinstance(p, tuple) and len(p) == 2 and all(type(n) is int for n in p) for p in pairs):
+        return tuple(pairs)
+    raise ValueError(f"{value!r}: write {', '.join(_LAYER_MAPS)}, or a list of pairs [teacher layer, student layer]")
+
+
+def _match_weight(value: Any) -> Any:
+    numbers = value.values() if isinstance(value, Mapping) else [value]
+    if not all(isinstance(n, (int, float)) and not isinstance(n, bool) and n >= 0 for n in numbers):
+        raise ValueError(f"{value!r}: write a number from 0, or one for each loss, as in {{hidden_mse: 1, nst: 2}}")
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _kept(value: Any) -> Any:
+    if value is None or value == "half" or (type(value) is int and value > 0):
+        return value
+    raise ValueError(f"{value!r}: write half, or how many layers to keep")
+
+
+def _label_names(value: Any) -> Any:
+    if value is None or isinstance(value, str):
+        return value
+    names = _listed(value)
+    if names and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    raise ValueError(f"{value!r}: write a file, or a list of names in the order of the numbers (texts, in quotes if "
+                     "they look like numbers)")
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else []
+
+
+def _one_or_more(value: Any) -> Any:
+    return () if value is None else (value,) if isinstance(value, Mapping) else as_tuple(value)
+
+
+def _duration(value: Any) -> Any:
+    try:
+        Duration.parse(value)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+    return value
+
+
+def _cache(value: Any) -> Any:
+    return "off" if value is False else value  # `off` is false to most readers of YAML
+
+
+Layers = Annotated[LayerMapName | tuple[tuple[int, int], ...], PlainValidator(_layer_choice)]
+MatchWeight = Annotated[float | Mapping[str, float], PlainValidator(_match_weight)]
+Keep = Annotated[Literal["half"] | int | None, PlainValidator(_kept)]
+LabelNames = Annotated[str | tuple[str, ...] | None, PlainValidator(_label_names)]
+DurationText = Annotated[str | float, PlainValidator(_duration)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+CacheName = Annotated[str, BeforeValidator(_cache), Field(min_length=1)]
+LayerNumbers = Annotated[tuple[int, ...] | None, BeforeValidator(as_tuple)]
+MatchLosses = Annotated[tuple[MatchLossName, ...], BeforeValidator(as_tuple), Field(min_length=1)]
+OneOrMore = BeforeValidator(_one_or_more)
+"""Nothing, one mapping or a list, as a tuple."""

@@ -1,0 +1,255 @@
+"""Reading rows from files, folders and the hub, with errors that say which row of which file is wrong.
+
+JSON and CSV files are read here and not by `datasets`, whose readers guess types (a label "None" or "007", a text that
+is a date), cannot say which row is broken, and copy every file into a cache.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stillhouse.errors import DataError, unknown_name
+
+FORMATS = ".json, .jsonl, .csv, .tsv (each also with .gz) or .parquet"
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+_WITH_SPLIT = re.compile(r"(?P<name>.+)@(?P<split>[^@/\\]+)")
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows of one source, column by column."""
+
+    source: str
+    columns: Mapping[str, Sequence[Any]]
+    """All as long; None where a row has no value."""
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The names that integer columns of a parquet file, folder or hub data set carry with them."""
+    is_typed: bool = True
+    """False if every value is text, as in CSV, so that ``1`` may mean a number."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+    def column(self, name: str) -> Sequence[Any]:
+        """The values of a column. Raises `DataError` with the names there are."""
+        if name not in self.columns:
+            raise DataError(f"{self.source}: {unknown_name('column', name, self.columns)}")
+        return self.columns[name]
+
+    def where(self, index: int) -> str:
+        """How to name a row to people, who count from 1."""
+        return f"{self.source}, row {index + 1}"
+
+
+def read_rows(source: str, split: str = "train") -> Rows:
+    """The rows of a file (by its suffix), a folder, or a hub id ``name[:config]``.
+
+    A folder is one written by ``save_to_disk``, or any that ``datasets.load_dataset`` understands. A folder or hub id
+    may end in ``@split``; otherwise the split is ``split``. A JSON file holds a list of objects, an object a line, or
+    an object with one list of objects. CSV and TSV files start with a line of column names; an empty cell is no value,
+    and quotes mean nothing in TSV. Raises `DataError` if there are no rows or they cannot be read.
+    """
+    path = Path(source).expanduser()
+    rows = _from_file(source, path) if path.is_file() else _from_datasets(source, split)
+    if not len(rows):
+        raise DataError(f"{source}: there are no rows; give a file with at least one")
+    return rows
+
+
+def is_path(source: str) -> bool:
+    """Whether a name can only be that of a file or folder, not of something on the hub."""
+    return source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, unpacked if its name ends in .gz. Raises `DataError`."""
+    try:
+        content = path.read_bytes()
+        if path.suffix.lower() == ".gz":
+            content = gzip.decompress(content)
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def _from_file(source: str, path: Path) -> Rows:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    packed = suffixes[-1:] == [".gz"]
+    reader = _READERS.get("".join(suffixes[-2:-1] if packed else suffixes[-1:]))
+    if reader is None or (packed and reader is _from_parquet):
+        raise DataError(f"{source}: the suffix does not say what kind of file it is; name it {FORMATS}")
+    return reader(source, path)
+
+
+def _from_json(source: str, path: Path) -> Rows:
+    text = read_text(path)
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        if text.lstrip().startswith("["):
+            raise DataError(f"{source}: not readable as a JSON list: {error}") from error
+        return _from_json_lines(source, path)
+    lists = [value for value in content.values() if _are_objects(value)] if isinstance(content, dict) else []
+    if isinstance(content, list):
+        return _from_objects(source, content)
+    if len(lists) > 1:
+        raise DataError(f"{source}: {len(lists)} lists of rows in one file; give a file with one list")
+    return _from_objects(source, lists[0] if lists else [content])
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+
+
+def _from_json_lines(source: str, path: Path) -> Rows:
+    rows: list[Any] = []
+    for line in read_text(path).split("\n"):  # splitlines would also cut at U+2028, which JSON allows in a text
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            shown = line.strip() if len(line) <= 80 else line.strip()[:77] + "..."
+            raise DataError(f"{source}, row {len(rows) + 1}: not readable as JSON ({error}): {shown}\n"
+                            "every line is one row, written as a JSON object") from error
+    return _from_objects(source, rows)
+
+
+def _from_objects(source: str, rows: Sequence[Any]) -> Rows:
+    for index, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise DataError(f"{source}, row {index + 1}: a {type(row).__name__}; a row is a JSON object, "
+                            'such as {"text": "...", "label": "..."}')
+    names = dict.fromkeys(name for row in rows for name in row)
+    return Rows(source, {name: [row.get(name) for row in rows] for name in names})
+
+
+def _from_csv(source: str, path: Path) -> Rows:
+    return _from_cells(source, path, delimiter=",", quoting=csv.QUOTE_MINIMAL)
+
+
+def _from_tsv(source: str, path: Path) -> Rows:
+    return _from_cells(source, path, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+def _from_cells(source: str, path: Path, **dialect: Any) -> Rows:
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True, **dialect)
+    rows: list[list[str]] = []
+    try:
+        rows.extend(row for row in reader if row)
+    except csv.Error as error:
+        raise DataError(f"{source}, row {max(len(rows), 1)}: not readable as CSV ({error}); correct the row, or give "
+                        "JSON lines, which hold any text") from error
+    header, cells = (rows[0], rows[1:]) if rows else ([], [])
+    if len(set(header)) < len(header):
+        raise DataError(f"{source}: two columns have the same name: {', '.join(header)}")
+    for index, row in enumerate(cells):
+        if len(row) != len(header):
+            raise DataError(f"{source}, row {index + 1}: {len(row)} cells, but the first line names {len(header)} "
+                            f"columns ({', '.join(header)})")
+    columns = {name: [row[i] or None for row in cells] for i, name in enumerate(header)}
+    return Rows(source, columns, is_typed=False)
+
+
+def _from_parquet(source: str, path: Path) -> Rows:
+    import datasets
+    import pyarrow.parquet as parquet  # type: ignore[import-untyped]
+
+    try:
+        return _from_dataset(source, datasets.Dataset(parquet.ParquetFile(path).read()))
+    except (OSError, ValueError) as error:  # pyarrow's errors are among these
+        raise DataError(f"{source}: cannot be read as parquet: {error}") from error
+
+
+_READERS: dict[str, Callable[[str, Path], Rows]] = {
+    ".json": _from_json,
+    ".jsonl": _from_json_lines,
+    ".csv": _from_csv,
+    ".tsv": _from_tsv,
+    ".parquet": _from_parquet,
+}
+
+
+def _from_datasets(source: str, split: str) -> Rows:
+    match = _WITH_SPLIT.fullmatch(source)
+    name, named_split = match.groups() if match else (source, "")
+    folder = Path(name).expanduser()
+    if not folder.is_dir() and (is_path(name) or _has_format(name) or not _HUB_ID.fullmatch(name)):
+        raise DataError(_missing(source))
+    with _no_progress_bars():
+        try:
+            if folder.is_dir():
+                dataset = _load_folder(folder, named_split, named_split or split)
+            else:
+                dataset = _load_hub(name, named_split or split)
+        except DataError:
+            raise
+        except Exception as error:  # a dozen kinds, from the network to a broken file, none of them listed anywhere
+            kind = "this folder" if folder.is_dir() else f"no file {folder.absolute()} exists, and the hub's data set"
+            raise DataError(f"data {source!r}: {kind} gives no split {named_split or split!r}: {error}\n"
+                            "write FOLDER@split or name[:config][@split] to choose another") from error
+    return _from_dataset(source, dataset)
+
+
+def _load_folder(folder: Path, named_split: str, split: str) -> Any:
+    import datasets
+
+    if (folder / "dataset_dict.json").is_file():
+        return datasets.load_from_disk(folder)[split]
+    if not (folder / "state.json").is_file():
+        return datasets.load_dataset(str(folder), split=split)
+    if named_split:
+        raise DataError(f"{folder} holds one data set without splits: leave out @{named_split}")
+    return datasets.load_from_disk(folder)
+
+
+def _load_hub(name: str, split: str) -> Any:
+    import datasets
+
+    hub_name, _, config = name.partition(":")
+    return datasets.load_dataset(hub_name, config or None, split=split)
+
+
+def _from_dataset(source: str, dataset: Any) -> Rows:
+    classes = {name: tuple(feature.names) for name, feature in dataset.features.items() if hasattr(feature, "names")}
+    return Rows(source, dataset.with_format(None)[:], classes)
+
+
+def _has_format(name: str) -> bool:
+    return Path(name.lower().removesuffix(".gz")).suffix in _READERS
+
+
+def _missing(source: str) -> str:
+    path = Path(source).expanduser().absolute()
+    siblings = sorted(item.name for item in path.parent.iterdir()) if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, siblings, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    parent = "" if path.parent.is_dir() else f" (nor does the folder {path.parent})"
+    return f"there is no file {path}{parent}{hint}\ngive a {FORMATS} file, a folder, or a hub id name[:config][@split]"
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    import datasets
+
+    if datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()

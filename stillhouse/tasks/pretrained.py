@@ -1,0 +1,136 @@
+"""Loading pre-trained classifiers and tokenizers: quietly, and with errors that say what does not fit."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from stillhouse.errors import ConfigError, PlanError
+from stillhouse.tasks.data_files import is_path
+
+_LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
+_NO_NAME = re.compile(r"(LABEL_)?\d+")
+
+
+def load_classifier(
+    path: str, names: Sequence[str], max_length: int, attn_implementation: str | None = None
+) -> PreTrainedModel:
+    """A sequence classifier with these labels, in float32 on the CPU, from a folder or hub id.
+
+    A checkpoint's own head stays if it has as many labels; otherwise a new one is drawn from the global generator.
+    Raises `ConfigError` for a checkpoint that is not there or incomplete, and `PlanError` for one whose head has other
+    labels, or the same in another order, or that cannot read rows of ``max_length`` tokens. Warns if the head's names
+    are others, for then only the user knows whether they mean the same.
+    """
+    config = _loaded(AutoConfig, "model", path, trust_remote_code=False)
+    _check_length(path, config, max_length)
+    if any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+        _check_head(path, config, names)
+    model, report = _loaded(
+        AutoModelForSequenceClassification,
+        "model",
+        path,
+        trust_remote_code=False,
+        output_loading_info=True,
+        dtype=torch.float32,
+        attn_implementation=attn_implementation,
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        label2id={name: number for number, name in enumerate(names)},
+        problem_type="single_label_classification",
+    )
+    _check_complete(path, model, report["missing_keys"])
+    classifier: PreTrainedModel = model
+    return classifier
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder or of a hub id. Raises `ConfigError` for none, and for one that cannot pad."""
+    tokenizer: PreTrainedTokenizerBase = _loaded(AutoTokenizer, "tokenizer", path, trust_remote_code=False)
+    if tokenizer.pad_token_id is None:
+        raise ConfigError(f"the tokenizer of {path!r} has no padding token, so rows cannot be batched; set one "
+                          "(tokenizer.pad_token, and the model's config.pad_token_id), save both, and give that folder")
+    return tokenizer
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No loading reports and progress bars inside; both settings restored afterwards."""
+    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    if had_bars:
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _loaded(auto_class: Any, what: str, path: str, **arguments: Any) -> Any:
+    folder = Path(path).expanduser()
+    if is_path(path) and not folder.is_dir():
+        raise ConfigError(f"{what} {path!r}: there is no folder {folder.absolute()}")
+    try:
+        with quiet_transformers():
+            return auto_class.from_pretrained(str(folder) if folder.is_dir() else path, **arguments)
+    except _LOAD_ERRORS as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(": ")
+        if folder.is_dir():
+            files = ", ".join(sorted(item.name for item in folder.iterdir())[:20]) or "nothing"
+            raise ConfigError(f"{what} {path!r} cannot be loaded: {reason}\nthe folder {folder.absolute()} holds "
+                              f"{files}; it needs what save_pretrained writes") from error
+        raise ConfigError(f"{what} {path!r}: neither a folder here ({folder.absolute()}) nor, it seems, on the hub: "
+                          f"{reason}") from error
+
+
+def _check_length(path: str, config: Any, max_length: int) -> None:
+    positions = getattr(config, "max_position_embeddings", None)
+    if isinstance(positions, int) and 0 < positions < max_length:
+        raise PlanError(f"data.max_length is {max_length}, but model {path!r} reads at most {positions} tokens; set "
+                        f"data.max_length to {positions} or less")
+
+
+def _check_head(path: str, config: Any, names: Sequence[str]) -> None:
+    own = [str(config.id2label[number]) for number in range(config.num_labels)]
+    if len(own) != len(names):
+        raise PlanError(f"model {path!r} classifies into {len(own)} labels ({_few(own)}), but the data has {len(names)}"
+                        f" ({_few(names)}); give a model without a head or for these labels, or set data.label_names")
+    ours, theirs = ([name.casefold() for name in labels] for labels in (names, own))
+    if ours == theirs or all(map(_NO_NAME.fullmatch, own)) or all(map(_NO_NAME.fullmatch, names)):
+        return
+    if sorted(ours) == sorted(theirs):
+        raise PlanError(f"model {path!r} has the data's labels in another order: {_few(own)}; the data's is "
+                        f"{_few(names)}. With labels as text set data.label_names in the model's order; numbers have "
+                        "to be changed in the data")
+    warnings.warn(f"model {path!r} calls its labels {_few(own)}, the data {_few(names)}: they are taken to mean the "
+                  "same, in this order", stacklevel=4)
+
+
+def _check_complete(path: str, model: Any, missing: Sequence[str]) -> None:
+    """Only a head, and the pooler below it, may be drawn anew; an encoder may not."""
+    prefix = f"{model.base_model_prefix}."
+    lost = sorted(name for name in missing if name.startswith(prefix) and "pooler" not in name)
+    if lost:
+        raise ConfigError(f"model {path!r} lacks {len(lost)} weights of a {type(model).__name__}, {lost[0]} among them;"
+                          " give a complete checkpoint of this architecture")
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

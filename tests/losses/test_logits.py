@@ -1,0 +1,173 @@
+"""Losses between logits, beyond what every loss promises (see test_contract)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stillhouse.errors import OutputError, PlanError
+from stillhouse.losses import ForwardKL, HardLabels, LogitMSE, LogitsLoss, SoftCrossEntropy
+from stillhouse.types import LABELS, LOGITS, Key, Over, Unit
+
+LOGITS_LOSSES = [SoftCrossEntropy, ForwardKL, LogitMSE]
+ONES = {"logits": torch.ones(2, 3)}
+
+
+def pair(seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    student, teacher = torch.randn(2, 2, 3, 5, generator=generator, dtype=torch.float64).to(dtype)
+    return student.clone().requires_grad_(), teacher.clone()
+
+
+def gradient_of(loss: LogitsLoss, student: Tensor, teacher: Tensor) -> Tensor:
+    (gradient,) = torch.autograd.grad(loss({LOGITS: student}, {LOGITS: teacher}, ONES), student)
+    return gradient
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2, 8.0])
+def test_the_gradient_of_kl_is_that_of_soft_cross_entropy_times_the_square_of_the_temperature(temperature: float) -> None:
+    student, teacher = pair()
+    expected = temperature**2 * gradient_of(SoftCrossEntropy(temperature), student, teacher)
+    torch.testing.assert_close(gradient_of(ForwardKL(temperature), student, teacher), expected, atol=1e-12, rtol=1e-9)
+
+
+def test_soft_cross_entropy_is_kl_plus_the_teacher_s_entropy() -> None:
+    student, teacher = pair()
+    p = (teacher / 4.0).softmax(dim=-1)
+    entropy = -(p * p.log()).sum()
+    soft = SoftCrossEntropy(4.0)({LOGITS: student}, {LOGITS: teacher}, ONES)
+    kl = ForwardKL(4.0)({LOGITS: student}, {LOGITS: teacher}, ONES) / 16
+    torch.testing.assert_close(soft, kl + entropy)
+
+
+def test_the_size_of_kl_s_gradient_hardly_depends_on_a_high_temperature() -> None:
+    student, teacher = pair()
+    warm, hot = (gradient_of(ForwardKL(t), student, teacher).norm().item() for t in (50.0, 500.0))
+    assert hot == pytest.approx(warm, rel=0.05)
+
+
+@pytest.mark.parametrize("loss", LOGITS_LOSSES)
+@pytest.mark.parametrize("shape", [(), (1,), (2, 1, 1), (2, 3, 1)])
+def test_temperatures_may_be_tensors(loss: type[LogitsLoss], shape: tuple[int, ...]) -> None:
+    student, teacher = pair()
+    temperatures = torch.linspace(1, 6, math.prod(shape), dtype=torch.float64).reshape(shape)
+    found_BL = loss.per_token(student, teacher, temperatures)
+    each_BL1 = temperatures.expand(2, 3, 1) if shape else temperatures.expand(2, 3).unsqueeze(-1)
+    for b in range(2):
+        for i in range(3):
+            one = loss.per_token(student[b, i].reshape(1, 1, -1), teacher[b, i].reshape(1, 1, -1), each_BL1[b, i].item())
+            torch.testing.assert_close(found_BL[b, i], one[0, 0])
+
+
+@pytest.mark.parametrize("loss", LOGITS_LOSSES)
+def test_a_scalar_tensor_is_a_temperature(loss: Callable[..., LogitsLoss]) -> None:
+    student, teacher = pair()
+    sides: tuple[Any, ...] = {LOGITS: student}, {LOGITS: teacher}, ONES
+    torch.testing.assert_close(loss(torch.tensor(3.0))(*sides), loss(3.0)(*sides))
+
+
+@pytest.mark.parametrize("loss", LOGITS_LOSSES)
+@pytest.mark.parametrize("temperature", [0, -1.0, math.nan])
+def test_a_temperature_not_above_zero_is_refused(loss: type[LogitsLoss], temperature: float) -> None:
+    with pytest.raises(PlanError, match="must be above 0"):
+        loss(temperature)
+
+
+@pytest.mark.parametrize("loss", LOGITS_LOSSES)
+def test_large_logits_stay_finite(loss: type[LogitsLoss]) -> None:
+    student = torch.tensor([[[3e4, -3e4]]], requires_grad=True)
+    value = loss(1.0)({LOGITS: student}, {LOGITS: torch.tensor([[[-3e4, 3e4]]])}, {"logits": torch.ones(1, 1)})
+    value.backward()
+    assert value.isfinite() and student.grad is not None and student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", LOGITS_LOSSES)
+def test_the_temperature_divides_both_sides(loss: type[LogitsLoss]) -> None:
+    student, teacher = pair()
+    found = loss(4.0)({LOGITS: 4 * student}, {LOGITS: 4 * teacher}, ONES)
+    scale = 16 if loss is ForwardKL else 1
+    torch.testing.assert_close(found, scale * loss(1.0)({LOGITS: student}, {LOGITS: teacher}, ONES))
+
+
+@pytest.mark.parametrize("loss", LOGITS_LOSSES)
+def test_another_head_has_its_own_key_and_mask(loss: type[LogitsLoss]) -> None:
+    second, made = Key("logits", 1), loss(2.0, head=1)
+    student, teacher = pair()
+    assert made.over == Over(Unit.TOKEN, "logits.1")
+    assert made.needs.student == made.needs.teacher == {second}
+    found = made({second: student}, {second: teacher}, {"logits.1": ONES["logits"]})
+    assert found.item() == loss(2.0)({LOGITS: student}, {LOGITS: teacher}, ONES).item()
+
+
+@pytest.mark.parametrize("loss", LOGITS_LOSSES)
+def test_different_class_counts_are_refused_with_the_remedy(loss: type[LogitsLoss]) -> None:
+    with pytest.raises(OutputError, match=r"\(2, 3, 5\), the teacher \(2, 3, 6\); both models must predict the same"):
+        loss()({LOGITS: torch.zeros(2, 3, 5)}, {LOGITS: torch.zeros(2, 3, 6)}, ONES)
+    with pytest.raises(PlanError, match=r"student predicts 5 labels, the teacher 6; both models must predict the same"):
+        loss().check(lambda key: 5, lambda key: 6)
+    loss().check(lambda key: None, lambda key: 6)
+    loss().check(lambda key: 6, lambda key: 6)
+
+
+@pytest.mark.parametrize("loss", LOGITS_LOSSES)
+def test_a_mask_of_other_positions_is_refused(loss: type[LogitsLoss]) -> None:
+    with pytest.raises(OutputError, match=r"logits\[0\] has shape \(2, 1, 5\) but its mask \(2, 3\)"):
+        loss()({LOGITS: torch.zeros(2, 5)}, {LOGITS: torch.zeros(2, 5)}, ONES)
+
+
+# Hard labels
+
+
+def hard(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    return HardLabels()({LOGITS: logits, LABELS: labels}, {}, {"labels": mask})
+
+
+def test_labels_below_zero_are_left_out() -> None:
+    student, _ = pair()
+    labels = torch.tensor([[0, -100, 4], [-1, 2, -100]])
+    expected = -sum(student[b, i].log_softmax(dim=-1)[labels[b, i]] for b, i in ((0, 0), (0, 2), (1, 1)))
+    torch.testing.assert_close(hard(student, labels, torch.ones(2, 3)), expected)
+    (gradient,) = torch.autograd.grad(hard(student, labels, torch.ones(2, 3)), student)
+    assert gradient[labels.lt(0)].eq(0).all() and gradient[labels.ge(0)].ne(0).all()
+
+
+def test_labels_that_the_mask_leaves_out_do_not_count() -> None:
+    student, _ = pair()
+    labels, mask = torch.tensor([[0, 1, 4], [3, 2, 1]]), torch.tensor([[1, 0, 1], [0, 1, 0]])
+    ignored = labels.masked_fill(mask.eq(0), -100)
+    torch.testing.assert_close(hard(student, labels, mask), hard(student, ignored, torch.ones(2, 3)))
+
+
+def test_no_labels_at_all_are_zero_with_a_graph() -> None:
+    student, _ = pair()
+    value = hard(student, torch.full((2, 3), -100), torch.zeros(2, 3))
+    (gradient,) = torch.autograd.grad(value, student)
+    assert value.item() == 0 and gradient.eq(0).all()
+
+
+def test_nothing_leaks_out_of_unlabelled_positions() -> None:
+    student, _ = pair()
+    labels = torch.tensor([[0, -100, 4], [3, 2, 1]])
+    dirty = student.detach().clone()
+    dirty[0, 1] = math.nan
+    dirty.requires_grad_()
+    (expected,) = torch.autograd.grad(hard(student, labels, torch.ones(2, 3)), student)
+    (gradient,) = torch.autograd.grad(hard(dirty, labels, torch.ones(2, 3)), dirty)
+    assert gradient.equal(expected)
+
+
+def test_a_label_per_row_goes_with_logits_per_row() -> None:
+    student, _ = pair()
+    labels = torch.tensor([3, -100])
+    expected = -student[0, 0].log_softmax(dim=-1)[3]
+    torch.testing.assert_close(hard(student[:, 0], labels, torch.tensor([[1], [0]])), expected)
+
+
+def test_labels_of_another_shape_are_refused() -> None:
+    with pytest.raises(OutputError, match=r"labels have shape \(2, 4\), the logits \(2, 3, 5\)"):
+        hard(torch.zeros(2, 3, 5), torch.zeros(2, 4, dtype=torch.long), torch.ones(2, 4))

@@ -1,0 +1,155 @@
+"""Promises of loading models: the labels in the configuration, no noise, and errors for what does not fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, pipeline
+from transformers.utils import logging
+
+from stillhouse.errors import ConfigError, PlanError
+from stillhouse.tasks.pretrained import load_classifier, load_tokenizer, quiet_transformers
+
+NAMES = ("no", "yes", "maybe")
+
+
+def test_a_new_head_carries_the_label_names_and_the_encoder_its_weights(encoder: str) -> None:
+    model = load_classifier(encoder, NAMES, 32)
+    assert model.config.id2label == {0: "no", 1: "yes", 2: "maybe"}
+    assert model.config.label2id == {"no": 0, "yes": 1, "maybe": 2}
+    assert model.config.num_labels == 3
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    saved = load_file(Path(encoder) / "model.safetensors")
+    assert all(torch.equal(model.state_dict()[f"bert.{name}"], tensor) for name, tensor in saved.items())
+
+
+def test_a_new_head_is_drawn_from_the_global_generator(encoder: str) -> None:
+    def head(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return load_classifier(encoder, NAMES, 32).get_parameter("classifier.weight")
+
+    assert torch.equal(head(3), head(3))
+    assert not torch.equal(head(3), head(4))
+
+
+def test_the_attention_implementation_can_be_chosen(encoder: str) -> None:
+    assert load_classifier(encoder, NAMES, 32, "eager").config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("own", [NAMES, ("No", "YES", "maybe"), ("LABEL_0", "LABEL_1", "LABEL_2")])
+def test_a_fitting_head_stays(classifier: Callable[..., str], own: tuple[str, ...]) -> None:
+    path = classifier(*own)
+    model = load_classifier(path, NAMES, 32)
+    saved = load_file(Path(path) / "model.safetensors")
+    assert torch.equal(model.state_dict()["classifier.weight"], saved["classifier.weight"])
+    assert model.config.id2label == {0: "no", 1: "yes", 2: "maybe"}
+
+
+def test_a_head_for_other_labels_is_refused(classifier: Callable[..., str]) -> None:
+    with pytest.raises(PlanError, match=r"into 2 labels \(no, yes\), but the data has 3 \(no, yes, maybe\)"):
+        load_classifier(classifier("no", "yes"), NAMES, 32)
+    with pytest.raises(PlanError, match=r"in another order: yes, no, maybe; the data's is no, yes, maybe\. With"):
+        load_classifier(classifier("yes", "no", "maybe"), NAMES, 32)
+    with pytest.warns(UserWarning, match="calls its labels nein, ja, vielleicht, the data no, yes, maybe"):
+        load_classifier(classifier("nein", "ja", "vielleicht"), NAMES, 32)
+
+
+def test_a_saved_model_is_what_a_pipeline_loads(encoder: str, tmp_path: Path) -> None:
+    with quiet_transformers():
+        load_classifier(encoder, NAMES, 32).save_pretrained(tmp_path)
+        load_tokenizer(encoder).save_pretrained(tmp_path)
+        classify = pipeline("text-classification", model=str(tmp_path), device="cpu", top_k=None)
+        answers = classify(["a b"])[0]
+        assert AutoModelForSequenceClassification.from_pretrained(tmp_path).config.id2label[2] == "maybe"
+    assert {answer["label"] for answer in answers} == set(NAMES)
+    assert sum(answer["score"] for answer in answers) == pytest.approx(1)
+
+
+def test_loading_makes_no_noise_and_leaves_the_settings(
+    encoder: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    verbosity = logging.get_verbosity()
+    try:
+        logging.set_verbosity_info()
+        load_classifier(encoder, NAMES, 32)
+        load_tokenizer(encoder)
+        assert logging.get_verbosity() == logging.get_log_levels_dict()["info"]
+    finally:
+        logging.set_verbosity(verbosity)
+    assert capfd.readouterr() == ("", "")
+    assert caplog.text == ""
+    assert logging.is_progress_bar_enabled()
+
+
+def test_settings_come_back_after_an_error() -> None:
+    verbosity = logging.get_verbosity()
+    with pytest.raises(KeyError), quiet_transformers():
+        raise KeyError
+    assert logging.get_verbosity() == verbosity
+    assert logging.is_progress_bar_enabled()
+
+
+def test_rows_longer_than_the_model_reads_are_refused(encoder: str) -> None:
+    with pytest.raises(PlanError, match=r"max_length is 33, but model .* reads at most 32 tokens"):
+        load_classifier(encoder, NAMES, 33)
+
+
+@pytest.mark.parametrize("load", [lambda path: load_classifier(path, NAMES, 32), load_tokenizer])
+def test_what_is_no_model_is_a_configuration_error(load: Callable[[str], object], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"there is no folder {tmp_path}/nothing"):
+        load(f"{tmp_path}/nothing")
+    with pytest.raises(ConfigError, match=r"'owner/nothing': neither a folder here \(/.*/owner/nothing\) nor"):
+        load("owner/nothing")
+    (tmp_path / "notes.md").touch()
+    with pytest.raises(ConfigError, match=r"holds notes.md; it needs what save_pretrained writes"):
+        load(str(tmp_path))
+
+
+def test_broken_files_are_a_configuration_error(classifier: Callable[..., str]) -> None:
+    folder = Path(classifier(*NAMES))
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:100])
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        load_classifier(str(folder), NAMES, 32)
+    (folder / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        load_classifier(str(folder), NAMES, 32)
+
+
+def test_a_checkpoint_of_another_size_is_a_configuration_error(classifier: Callable[..., str]) -> None:
+    folder = Path(classifier(*NAMES))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 4}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        load_classifier(str(folder), NAMES, 32)
+
+
+def test_an_encoder_with_missing_weights_is_not_filled_with_random_ones(classifier: Callable[..., str]) -> None:
+    path = classifier(*NAMES)
+    weights = load_file(Path(path) / "model.safetensors")
+
+    def save_without(part: str) -> None:
+        kept = {name: tensor for name, tensor in weights.items() if part not in name}
+        assert len(kept) == len(weights) - 2
+        save_file(kept, Path(path) / "model.safetensors", {"format": "pt"})
+
+    save_without("pooler")
+    assert isinstance(load_classifier(path, NAMES, 32), BertForSequenceClassification)
+    save_without("query")
+    with pytest.raises(ConfigError, match=r"lacks 2 weights of a BertForSequenceClassification, bert\.encoder"):
+        load_classifier(path, NAMES, 32)
+
+
+def test_a_tokenizer_that_cannot_pad_is_refused(encoder: str, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(encoder)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"pad_token": None}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="has no padding token"):
+        load_tokenizer(str(tmp_path))
