@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -51,36 +52,51 @@ def run_command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in the output folder.")] = False,
 ) -> None:
     """Train a student as a recipe says, into a run folder."""
-    from stillhouse.recipe import load_recipe, run, run_seeds
+    with _interruptible("; run again with --resume to go on"):
+        from stillhouse.recipe import load_recipe, run, run_seeds
 
-    changes = overrides or []
-    if seeds is None:
-        run(load_recipe(recipe, changes), resume=resume, overwrite=overwrite)
-    else:
-        run_seeds(recipe, _numbers(seeds), changes, resume=resume, overwrite=overwrite)
+        changes = overrides or []
+        if seeds is None:
+            run(load_recipe(recipe, changes), resume=resume, overwrite=overwrite)
+        else:
+            run_seeds(recipe, _numbers(seeds), changes, resume=resume, overwrite=overwrite)
 
 
 @app.command("plan")
 def plan_command(recipe: RecipeFile, overrides: Overrides = None) -> None:
     """Say what a recipe would do, without doing it: models, sizes, steps, storage."""
-    from stillhouse.recipe import load_recipe, plan
+    with _interruptible(""):
+        from stillhouse.recipe import load_recipe, plan
 
-    typer.echo(plan(load_recipe(recipe, overrides or [])))
+        typer.echo(plan(load_recipe(recipe, overrides or [])))
 
 
 @app.command("demo")
 def demo_command() -> None:
     """Distil a real teacher on real text in a few minutes."""
-    from stillhouse.demo import run as demo
+    with _interruptible(""):
+        from stillhouse.demo import run as demo
 
-    demo.main()
+        demo.main()
+
+
+class _InterruptedError(Exception):
+    """Ctrl-C inside a command; the command-line library would turn KeyboardInterrupt into an exit of its own."""
+
+
+@contextmanager
+def _interruptible(advice: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise _InterruptedError(f"interrupted{advice}") from error
 
 
 def _numbers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise ConfigError(f"--seeds {text!r}: give whole numbers with commas between them, as in --seeds 0,1,2") from error
+        raise ConfigError(f"--seeds {text!r}: give whole numbers with commas between, as in --seeds 0,1,2") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,19 +113,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise
             print(f"error: {error}", file=sys.stderr)
             return USAGE_EXIT_CODE
-        except KeyboardInterrupt:
+        except _InterruptedError as error:
             if debug:
                 raise
-            print("interrupted; run again with --resume to go on", file=sys.stderr)
+            print(error, file=sys.stderr)
             return INTERRUPTED_EXIT_CODE
 
 
 def _run(words: list[str]) -> int:
     from typer.main import get_command
 
-    outcome = get_command(app).main(args=words, prog_name="stillhouse", standalone_mode=False)
-    return outcome if isinstance(outcome, int) else 0
+    try:
+        get_command(app).main(args=words, prog_name="stillhouse")
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else 0
+    return 0
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,6 +4,8 @@
     run.py         the run itself                run_folder.py what lies where
     stages.py      runs that build on another    seeds.py      the same run with several seeds
     report_plan.py what a run would do
+
+The rest are parts of these.
 """
 
 from __future__ import annotations

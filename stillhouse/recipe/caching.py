@@ -86,7 +86,8 @@ def plan_cache(
     on_disk = choice not in ("off", "memory")
     per_row = sum(_record_bytes(key, width(key) or 1, mean_length, dtype, on_disk) for key in keys)
     if choice == "off" or not keys:
-        return CachePlan("off", None, dtype, per_row, per_row * num_rows, "" if keys else ", for nothing is asked of it")
+        reason = "" if keys else ", for nothing is asked of the teacher"
+        return CachePlan("off", None, dtype, per_row, per_row * num_rows, reason)
     if choice == "memory":
         return CachePlan("memory", None, dtype, per_row, per_row * num_rows)
     if choice != "auto":

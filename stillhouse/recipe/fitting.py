@@ -98,7 +98,8 @@ def options_of(settings: TrainingSettings, num_batches: int, precision: Precisio
         keep_last=settings.keep_last, log_every=settings.log_every, **extra)
 
 
-def train(plan: Distillation, settings: TrainingSettings, precision: Precision, ground: Ground, phase: Phase) -> PhaseRecord:
+def train(plan: Distillation, settings: TrainingSettings, precision: Precision, ground: Ground,
+          phase: Phase) -> PhaseRecord:
     """Train the plan's student and leave the weights of its best checkpoint in it.
 
     With ``phase.resume`` a finished training is only brought back, and an interrupted one goes on.
@@ -162,7 +163,8 @@ def _fit(plan: Distillation, settings: TrainingSettings, precision: Precision, g
 
 
 def _source(ground: Ground, settings: TrainingSettings) -> LoaderSource:
-    return LoaderSource(ground.task.loader(ground.train, batch_size=settings.batch_size, seed=settings.seed, shuffle=True))
+    return LoaderSource(
+        ground.task.loader(ground.train, batch_size=settings.batch_size, seed=settings.seed, shuffle=True))
 
 
 def _evaluation(ground: Ground, settings: TrainingSettings, precision: Precision) -> Evaluation:

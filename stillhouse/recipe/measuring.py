@@ -25,9 +25,9 @@ _BATCHES = 8
 
 
 def size_and_speed(model: nn.Module, rows: EncodedSplit, ground: Ground, precision: Precision) -> dict[str, Any]:
-    """``parameters``, ``size_bytes``, ``latency_ms`` (median of single rows) and ``throughput_rows_per_s`` (batches of 32).
+    """``parameters``, ``size_bytes``, ``latency_ms`` (single rows) and ``throughput_rows_per_s`` (batches of 32).
 
-    The rows are the first ones of a split, in their order; tokenising is not counted.
+    Both are medians, over the first rows of a split in their order; tokenising is not counted.
     """
     single = [[i] for i in range(min(_SINGLE_ROWS, len(rows)))]
     size = min(_BATCH_SIZE, len(rows))

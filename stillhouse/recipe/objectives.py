@@ -6,15 +6,25 @@ from typing import Any
 
 from stillhouse.errors import ConfigError
 from stillhouse.layer_maps import LayerPair, resolve
-from stillhouse.losses import NST, PKD, Cosine, FeatureLoss, ForwardKL, HardLabels, HiddenMSE, LogitMSE, LogitsLoss
-from stillhouse.losses import SoftCrossEntropy as SoftCE
+from stillhouse.losses import (
+    NST,
+    PKD,
+    Cosine,
+    FeatureLoss,
+    ForwardKL,
+    HardLabels,
+    HiddenMSE,
+    LogitMSE,
+    LogitsLoss,
+    SoftCrossEntropy,
+)
 from stillhouse.objective import Objective, Term
 from stillhouse.projections import linear
 from stillhouse.recipe.schema import DistillationSection, MatchSection
 from stillhouse.schedules import Constant
 from stillhouse.types import Key
 
-LOGITS_LOSSES: dict[str, type[LogitsLoss]] = {"forward_kl": ForwardKL, "ce": SoftCE, "mse": LogitMSE}
+LOGITS_LOSSES: dict[str, type[LogitsLoss]] = {"forward_kl": ForwardKL, "ce": SoftCrossEntropy, "mse": LogitMSE}
 MATCH_LOSSES: dict[str, type[FeatureLoss]] = {"hidden_mse": HiddenMSE, "nst": NST, "cos": Cosine, "pkd": PKD}
 
 
@@ -37,8 +47,8 @@ def distillation_objective(section: DistillationSection, teacher_config: Any, st
     names = [term.name for term in terms]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ConfigError(f"distillation.matches: {', '.join(twice)} (teacher layer-student layer) is asked for more than "
-                          "once; take it out of all but one match, and raise its weight there")
+        raise ConfigError(f"distillation.matches: {', '.join(twice)} (teacher layer-student layer) is asked for more "
+                          "than once; take it out of all but one match, and raise its weight there")
     return Objective(terms)
 
 

@@ -36,8 +36,8 @@ def learning_rate_schedule(optimizer: AdamW, name: str, warmup_steps: int, total
 def learning_rate_factor(name: str, warmup_steps: int, total_steps: int) -> Callable[[int], float]:
     """The learning rate of a step (from 0) as a share of the highest.
 
-    It rises in equal steps and is highest in the last step of the warm-up; ``linear`` and ``cosine`` would reach 0 in the
-    step after the last.
+    It rises in equal steps and is highest in the last step of the warm-up; ``linear`` and ``cosine`` would reach 0 in
+    the step after the last.
     """
 
     def factor(step: int) -> float:
@@ -56,7 +56,7 @@ def warmup_steps(settings: TrainingSettings, steps_per_epoch: int, total_steps: 
 
 
 def save_policy(settings: TrainingSettings, steps_per_epoch: int, total_steps: int) -> SavePolicy:
-    """When checkpoints are kept and judged. With a number of steps, epochs have no ends, so they are counted in steps."""
+    """When checkpoints are kept and judged. With a number of steps, epochs have no ends and are counted in steps."""
     every = Duration.parse(settings.evaluate_every)
     if every.unit is DurationUnit.EPOCHS and settings.epochs is not None:
         return PerEpoch(1, int(every.value), steps_per_epoch, settings.epochs)

@@ -134,7 +134,7 @@ def load_teacher(recipe: Recipe, task: Task, stand_ins: StandIns) -> Loaded:
         model = task.load_model(path)
     if train is None and type(model).__name__ not in (model.config.architectures or ()):
         raise PlanError(f"teacher.model {path!r} has no trained head for {recipe.task} (it holds "
-                        f"{', '.join(model.config.architectures or ['an unnamed model'])}), so it has nothing to teach; "
+                        f"{', '.join(model.config.architectures or ['an unnamed model'])}), so it cannot teach yet; "
                         "add train: {epochs: 3, learning_rate: 5e-5} to the teacher, or give a fine-tuned model")
     tokenizer = task.load_tokenizer(path)
     require_embeddings(model, tokenizer, f"teacher.model {path!r}")
@@ -154,7 +154,7 @@ def make_student(recipe: Recipe, task: Task, teacher: PreTrainedModel, tokenizer
         model = task.load_model(section.model)
     require_same_vocabulary(tokenizer, task.load_tokenizer(section.model), str(recipe.teacher.model), section.model)
     require_embeddings(model, tokenizer, f"student.model {section.model!r}")
-    return model, f"{model.config.num_hidden_layers} layers x {model.config.hidden_size}, loaded from {section.model}"
+    return model, f"loaded from {section.model}"
 
 
 def student_spec(section: StudentSection) -> StudentSpec:

@@ -35,7 +35,7 @@ def plan_text(prepared: Prepared) -> str:
         ("needs", prepared.needs),
         ("training", _training_line(prepared)),
         ("cache", prepared.cache.description.removeprefix("teacher cache: ")),
-        ("contrast", "the same student without a teacher, as many steps" if recipe.contrast == "no_teacher" else "none"),
+        ("contrast", "none" if recipe.contrast == "none" else "the same student without a teacher, as many steps"),
         ("output", recipe.output),
     ]
     width = max(len(name) for name, _ in lines)

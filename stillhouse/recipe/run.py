@@ -15,7 +15,7 @@ from stillhouse.metrics import agreement
 from stillhouse.plan import Distillation
 from stillhouse.recipe.fitting import PhaseRecord, train
 from stillhouse.recipe.measuring import size_and_speed
-from stillhouse.recipe.prepare import Prepared, StandIns, make_objective, make_student, prepare, supervised_plan
+from stillhouse.recipe.prepare import Prepared, make_objective, make_student, prepare, supervised_plan
 from stillhouse.recipe.prepare import with_trained_teacher as ready
 from stillhouse.recipe.run_folder import RunFolder
 from stillhouse.recipe.schema import Recipe
@@ -82,13 +82,13 @@ def run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, consol
     return run_one(recipe, resume=resume, overwrite=overwrite, watch=watch)
 
 
-def run_one(recipe: Recipe, *, resume: bool, overwrite: bool, watch: Watch, stand_ins: StandIns | None = None) -> RunResult:
+def run_one(recipe: Recipe, *, resume: bool, overwrite: bool, watch: Watch) -> RunResult:
     """A recipe without stages."""
     folder = RunFolder(recipe, resume=resume, overwrite=overwrite)
     if folder.is_finished and resume:
         watch.say(f"{folder.path} is finished already")
         return RunResult(folder.path, folder.metrics())
-    prepared = prepare(recipe, stand_ins)
+    prepared = prepare(recipe)
     with folder.opened():
         metrics = _Execution(prepared, folder, watch).results()
         if distributed.is_main():
@@ -116,8 +116,9 @@ class _Execution:
         if not self.prepared.teacher_is_trained:
             self.prepared = ready(self.prepared, teacher)
             self.folder.forget("teacher")
-        self.prepared.teacher.to(self.prepared.device)
-        teacher_judged = self._judged(self.prepared.teacher)
+        on_device: nn.Module = self.prepared.teacher
+        on_device.to(self.prepared.device)
+        teacher_judged = self._judged(on_device)
         self._tell("teacher", teacher_judged)
         record = self._distil()
         student = self.prepared.student

@@ -4,7 +4,9 @@
     events.jsonl           what happened while the student was trained (events.teacher.jsonl, events.contrast.jsonl)
     checkpoints/gs*        the student's; checkpoints/teacher and checkpoints/contrast
     student/               the best student and its tokenizer, for ``from_pretrained``
-    metrics.json           the results; a run is finished when this is there
+    metrics.json           the results
+
+A run is finished when its results are there.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from stillhouse.errors import CheckpointError, ConfigError, StillhouseError
 from stillhouse.recipe import yaml_files
 from stillhouse.recipe.fitting import Phase, write_json
 from stillhouse.recipe.schema import Recipe
+from stillhouse.tasks.pretrained import quiet_transformers
 from stillhouse.training import distributed
 from stillhouse.training.checkpoint import steps
 from stillhouse.training.events import Sink
@@ -91,8 +94,9 @@ class RunFolder:
         """Write aside, then rename."""
         aside = self.path / ".writing-student"
         shutil.rmtree(aside, ignore_errors=True)
-        student.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
+        with quiet_transformers():
+            student.save_pretrained(aside)
+            tokenizer.save_pretrained(aside)
         shutil.rmtree(self.student_dir, ignore_errors=True)
         os.replace(aside, self.student_dir)
 
@@ -130,8 +134,8 @@ class RunFolder:
                      for key in sorted(then.keys() | now.keys())
                      if then.get(key) != now.get(key) and key not in _MAY_CHANGE]
         if different:
-            raise ConfigError(f"the run in {self.path} was started with another recipe: {'; '.join(different)}. Set the "
-                              "same values to go on, give --overwrite to start afresh, or another folder as output")
+            raise ConfigError(f"the run in {self.path} was started with another recipe: {'; '.join(different)}. Set "
+                              "the same values to go on, give --overwrite to start afresh, or another folder as output")
 
     def _begin(self) -> None:
         if self.overwrite and self.path.exists():

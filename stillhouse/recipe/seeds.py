@@ -20,8 +20,8 @@ def run_seeds(path: str | Path, seeds: Sequence[int], overrides: Sequence[str] =
               overwrite: bool = False, console: Console | None = None) -> dict[int, RunResult]:
     """Run a recipe file once for each seed of the student's training, into ``OUTPUT/seed-N``.
 
-    The teacher's own seed (``teacher.train.seed``) stays, so that it is trained once. ``OUTPUT/summary.json`` holds mean
-    and sample standard deviation of every number of the results. Raises as `run` does.
+    The teacher's own seed (``teacher.train.seed``) stays, so that it is trained once. ``OUTPUT/summary.json`` holds
+    mean and sample standard deviation of every number of the results. Raises as `run` does.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise ConfigError(f"seeds {list(seeds)}: give different whole numbers from 0, as in --seeds 0,1,2")

@@ -20,6 +20,7 @@ from stillhouse.errors import StoreError
 from stillhouse.recipe.fitting import write_json
 from stillhouse.recipe.schema import TeacherTraining
 from stillhouse.tasks import Task
+from stillhouse.tasks.pretrained import quiet_transformers
 from stillhouse.teachers import model_fingerprint
 from stillhouse.training import Precision
 
@@ -47,22 +48,23 @@ class Entry:
             record = json.loads((self.folder / _RECORD).read_text(encoding="utf-8"))
             return {str(name): float(value) for name, value in record["metrics"].items()}
         except (OSError, ValueError, KeyError) as error:
-            raise StoreError(f"the fine-tuned teacher in {self.folder} is damaged ({error}); delete that folder, and it "
-                             "will be trained again") from error
+            raise StoreError(f"the fine-tuned teacher in {self.folder} is damaged ({error}); delete that folder, and "
+                             "it will be trained again") from error
 
     def store(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, metrics: Mapping[str, float]) -> None:
         """Write aside, then rename. Another process that was faster wins: it stored the same."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.folder.parent))
         try:
-            model.save_pretrained(aside)
-            tokenizer.save_pretrained(aside)
+            with quiet_transformers():
+                model.save_pretrained(aside)
+                tokenizer.save_pretrained(aside)
             write_json(aside / _RECORD, {"metrics": dict(metrics), **self.identity})
             os.replace(aside, self.folder)
         except OSError as error:
             if not self.is_stored:
-                raise StoreError(f"the fine-tuned teacher cannot be kept in {self.folder}: {error}; make room there, or "
-                                 "name another folder in the environment variable STILLHOUSE_CACHE") from error
+                raise StoreError(f"the fine-tuned teacher cannot be kept in {self.folder}: {error}; make room there, "
+                                 "or name another folder in the environment variable STILLHOUSE_CACHE") from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 

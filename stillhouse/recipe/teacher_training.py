@@ -22,8 +22,8 @@ def trained_teacher(prepared: Prepared, phase: Phase, say: Callable[[str], None]
         say(f"teacher: fine-tuned before, taken from {entry.folder} ({metric} {value:.4f} on the validation data)")
         return prepared.teacher, 0.0
     length = f"{settings.epochs:g} epochs" if settings.epochs else f"{settings.steps} steps"
-    say(f"teacher: fine-tuning {prepared.recipe.teacher.model} for {length}; it will be kept in {entry.folder} and used "
-        "again")
+    say(f"teacher: fine-tuning {prepared.recipe.teacher.model} for {length}; it will be kept in {entry.folder} and "
+        "used again")
     precision = resolve_precision(settings.precision, prepared.device)
     record = train(supervised_plan(prepared.task, prepared.teacher), settings, precision, prepared.ground, phase)
     metrics = record.evaluations[str(record.best_step)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse.errors import PlanError
@@ -18,14 +21,14 @@ def require_same_vocabulary(
     first = different[0]
     raise PlanError(
         f"the student's vocabulary is not the teacher's: {len(different)} of {len(ours)} ids differ; id {first} is "
-        f"{ours.get(first)!r} to the teacher ({teacher_path}) and {theirs.get(first)!r} to the student ({student_path}). "
+        f"{ours.get(first)!r} to the teacher ({teacher_path}), {theirs.get(first)!r} to the student ({student_path}). "
         "Both read the same token ids, so take a student made from the teacher ({shape: T3}, {keep: half}), or a model "
         "with the teacher's own tokenizer")
 
 
 def require_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, what: str) -> None:
     """Raise `PlanError` if the tokenizer gives ids that the model has no embedding for."""
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
     highest = max(tokenizer.get_vocab().values())
     if highest >= rows:
         raise PlanError(f"{what} has embeddings for {rows} tokens, but its tokenizer gives ids up to {highest}; "

@@ -37,6 +37,14 @@ def test_a_new_head_is_drawn_from_the_global_generator(encoder: str) -> None:
     assert not torch.equal(head(3), head(4))
 
 
+def test_a_half_precision_checkpoint_is_trained_in_float32(classifier: Callable[..., str]) -> None:
+    path = classifier(*NAMES)
+    with quiet_transformers():
+        BertForSequenceClassification.from_pretrained(path).half().save_pretrained(path)
+    model = load_classifier(path, NAMES, 32)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
 def test_the_attention_implementation_can_be_chosen(encoder: str) -> None:
     assert load_classifier(encoder, NAMES, 32, "eager").config._attn_implementation == "eager"
 
