@@ -75,9 +75,9 @@ def plan_command(recipe: RecipeFile, overrides: Overrides = None) -> None:
 def demo_command() -> None:
     """Distil a real teacher on real text in a few minutes."""
     with _interruptible(""):
-        from stillhouse.demo import run as demo
+        from stillhouse.demo.run import main as demo
 
-        demo.main()
+        demo()
 
 
 class _InterruptedError(Exception):

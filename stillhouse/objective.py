@@ -120,8 +120,9 @@ class Objective(nn.Module):
     @staticmethod
     def _require_mask(over: Over, masks: Masks) -> None:
         if over.mask not in masks:
-            raise OutputError(f"a loss over {over} needs that mask, and there are masks for {', '.join(masks) or 'nothing'}"
-                              "; give it in masks=, as (rows, positions) or (rows, 1), and one for each logits head")
+            known = ", ".join(masks) or "nothing"
+            raise OutputError(f"a loss over {over} needs that mask, and there are masks for {known}; "
+                              "give it in masks=, as (rows, positions) or (rows, 1), and one for each logits head")
 
     def over(self, part: Part) -> Over:
         """The denominator of a sum."""

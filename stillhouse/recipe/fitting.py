@@ -6,13 +6,16 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
 from stillhouse.errors import CheckpointError, ConfigError
 from stillhouse.plan import Distillation
@@ -126,35 +129,23 @@ def _fit(plan: Distillation, settings: TrainingSettings, precision: Precision, g
     before = earlier or PhaseRecord(finished=False, data=ground.task.fingerprint, steps=0)
 
     def record(step: int, **values: Any) -> PhaseRecord:
-        return dataclasses.replace(
-            before, steps=step, seconds_s=before.seconds_s + time.perf_counter() - started,
-            rows_forwarded=before.rows_forwarded + plan.teacher.rows_forwarded, **values)
+        rows = sum(distributed.gather_objects(plan.teacher.rows_forwarded))
+        return dataclasses.replace(before, steps=step, seconds_s=before.seconds_s + time.perf_counter() - started,
+                                   rows_forwarded=before.rows_forwarded + rows, **values)
 
     def keep_record(model: nn.Module, step: int) -> None:
         record(step).write(phase.checkpoints_dir)
 
     source = _source(ground, settings)
-    sinks = [JsonLinesSink(phase.events_path), *phase.sinks] if distributed.is_main() else []
     options = options_of(settings, source.num_batches or 0, precision, ground.device, output_dir=phase.checkpoints_dir,
-                         resume=phase.resume, sinks=sinks, callback=keep_record,
-                         evaluation=_evaluation(ground, settings, precision))
+                         resume=phase.resume, callback=keep_record, evaluation=_evaluation(ground, settings, precision))
     seed_everything(settings.seed)
     plan.student.to(ground.device)
     plan.objective.to(ground.device)
-    optimizer = optimization.adamw([plan.student, plan.objective], settings.learning_rate, settings.weight_decay)
-    steps, per_epoch = total_steps(source, options), optimization.steps_per_epoch(source.num_batches or 0,
-                                                                                  settings.accumulation)
-    assert steps is not None  # the loader has a length
-    warmup = optimization.warmup_steps(settings, per_epoch, steps)
-    scheduler = optimization.learning_rate_schedule(optimizer, settings.schedule, warmup, steps)
-    recomputing: Any = plan.student
-    if settings.gradient_checkpointing:
-        recomputing.gradient_checkpointing_enable({"use_reentrant": False})
-    try:
-        result = fit(plan, source, optimizer, options, scheduler)
-    finally:
-        if settings.gradient_checkpointing:
-            recomputing.gradient_checkpointing_disable()
+    optimizer, scheduler = _optimizer(plan, settings, source, options)
+    with _recomputed(plan.student, settings.gradient_checkpointing):
+        sinks = [JsonLinesSink(phase.events_path), *phase.sinks] if distributed.is_main() else []
+        result = fit(plan, source, optimizer, dataclasses.replace(options, sinks=sinks), scheduler)
     done = record(result.steps, finished=True, best_step=result.best_step, reason=result.reason,
                   evaluations={str(step): dict(metrics) for step, metrics in result.evaluations.items()})
     done.write(phase.checkpoints_dir)
@@ -165,6 +156,32 @@ def _fit(plan: Distillation, settings: TrainingSettings, precision: Precision, g
 def _source(ground: Ground, settings: TrainingSettings) -> LoaderSource:
     return LoaderSource(
         ground.task.loader(ground.train, batch_size=settings.batch_size, seed=settings.seed, shuffle=True))
+
+
+def _optimizer(plan: Distillation, settings: TrainingSettings, source: LoaderSource,
+               options: FitOptions) -> tuple[AdamW, LambdaLR]:
+    """The optimizer over all that is trained, and its learning rate's schedule."""
+    optimizer = optimization.adamw([plan.student, plan.objective], settings.learning_rate, settings.weight_decay)
+    steps, num_batches = total_steps(source, options), source.num_batches
+    assert steps is not None and num_batches is not None  # the task's loaders have a length
+    per_epoch = optimization.steps_per_epoch(num_batches, settings.accumulation)
+    warmup = optimization.warmup_steps(settings, per_epoch, steps)
+    return optimizer, optimization.learning_rate_schedule(optimizer, settings.schedule, warmup, steps)
+
+
+@contextmanager
+def _recomputed(model: nn.Module, enabled: bool) -> Iterator[None]:
+    """Activations are computed again in the backward pass inside, if ``enabled``."""
+    if not enabled:
+        yield
+        return
+    # Newer versions of transformers have it under a new name and warn about the old one.
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        getattr(model, f"{name}_checkpointing_disable")()
 
 
 def _evaluation(ground: Ground, settings: TrainingSettings, precision: Precision) -> Evaluation:

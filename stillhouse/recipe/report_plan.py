@@ -12,7 +12,9 @@ from stillhouse.recipe.stages import prepared_stages
 
 
 def plan(recipe: Recipe) -> str:
-    """Models, sizes, what is asked of the teacher, steps and storage. Raises what `run` would raise before training."""
+    """Models, sizes, what is asked of the teacher, steps and storage. Raises what `run` would raise
+    before training, but for an output folder in use.
+    """
     if not recipe.stages:
         return plan_text(prepare(recipe))
     parts = []

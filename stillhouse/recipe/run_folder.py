@@ -16,6 +16,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from stillhouse.training.events import Sink
 
 _MAY_CHANGE = {"output", "name", "cache", "training.log_every", "teacher.train.log_every"}
 """What a resumed run may have otherwise than when it was started."""
+
+_WRITTEN = ("recipe.yaml", "events*.jsonl", "checkpoints", "student", "metrics.json", ".writing-*")
 
 
 class RunFolder:
@@ -80,6 +83,8 @@ class RunFolder:
     @contextmanager
     def opened(self) -> Iterator[None]:
         """The folder with its recipe inside. After an error it is removed again if it holds nothing to go on from."""
+        distributed.wait_for_all()  # until every rank has seen the folder as it was
+        absent = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         if distributed.is_main():
             self._begin()
         distributed.wait_for_all()
@@ -87,7 +92,10 @@ class RunFolder:
             yield
         except StillhouseError:
             if distributed.is_main() and not self._has_checkpoints():
-                shutil.rmtree(self.path, ignore_errors=True)
+                self._clear()
+                for folder in absent:
+                    if not any(folder.iterdir()):
+                        folder.rmdir()
             raise
 
     def save_student(self, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -112,12 +120,17 @@ class RunFolder:
     def _check(self) -> None:
         if not self.path.exists():
             return
+        if Path.cwd().resolve().is_relative_to(self.path.resolve()):
+            raise ConfigError(f"output: {str(self.path)!r} is the current directory or holds it; name a folder inside, "
+                              "as in output: runs/first")
         if not self.path.is_dir():
             raise ConfigError(f"output: {self.path} is a file; name a folder")
         if not any(self.path.iterdir()):
             return
-        if not (self.path / "recipe.yaml").exists():
-            raise ConfigError(f"output: {self.path} holds files that are no run's; name another folder")
+        foreign = sorted(path.name for path in self.path.iterdir() if not _is_a_runs(path.name))
+        if not (self.path / "recipe.yaml").exists() or (foreign and not self.resume):
+            raise ConfigError(f"output: {self.path} holds what no run has written ({', '.join(foreign[:5])}); name "
+                              "another folder, or move that away")
         if self.overwrite:
             return
         if not self.resume:
@@ -138,16 +151,28 @@ class RunFolder:
                               "the same values to go on, give --overwrite to start afresh, or another folder as output")
 
     def _begin(self) -> None:
-        if self.overwrite and self.path.exists():
-            shutil.rmtree(self.path)
+        if self.overwrite:
+            self._clear()
         self.path.mkdir(parents=True, exist_ok=True)
         aside = self.path / ".writing-recipe.yaml"
         aside.write_text(yaml_files.dump(self.recipe.as_dict()), encoding="utf-8")
         os.replace(aside, self.path / "recipe.yaml")
 
+    def _clear(self) -> None:
+        """Remove what a run writes, and nothing else."""
+        for path in self.path.iterdir() if self.path.exists() else ():
+            if path.is_dir() and _is_a_runs(path.name):
+                shutil.rmtree(path)
+            elif _is_a_runs(path.name):
+                path.unlink()
+
     def _has_checkpoints(self) -> bool:
         folders = (self.phase(name, []).checkpoints_dir for name in ("teacher", "student", "contrast"))
         return any(steps(folder) for folder in folders)
+
+
+def _is_a_runs(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in _WRITTEN)
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator
 
 from stillhouse.errors import ConfigError
 from stillhouse.types import Duration
@@ -72,11 +72,13 @@ def _cache(value: Any) -> Any:
     return "off" if value is False else value  # `off` is false to most readers of YAML
 
 
-Layers = Annotated[LayerMapName | tuple[tuple[int, int], ...], PlainValidator(_layer_choice)]
-MatchWeight = Annotated[float | Mapping[str, float], PlainValidator(_match_weight)]
-Keep = Annotated[Literal["half"] | int | None, PlainValidator(_kept)]
-LabelNames = Annotated[str | tuple[str, ...] | None, PlainValidator(_label_names)]
-DurationText = Annotated[str | float, PlainValidator(_duration)]
+_AS_IT_IS = PlainSerializer(lambda value: value, return_type=Any)
+
+Layers = Annotated[LayerMapName | tuple[tuple[int, int], ...], PlainValidator(_layer_choice), _AS_IT_IS]
+MatchWeight = Annotated[float | Mapping[str, float], PlainValidator(_match_weight), _AS_IT_IS]
+Keep = Annotated[Literal["half"] | int | None, PlainValidator(_kept), _AS_IT_IS]
+LabelNames = Annotated[str | tuple[str, ...] | None, PlainValidator(_label_names), _AS_IT_IS]
+DurationText = Annotated[str | float, PlainValidator(_duration), _AS_IT_IS]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]

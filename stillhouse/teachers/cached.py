@@ -26,7 +26,8 @@ class CachedTeacher(TeacherSource):
     """Answers from a store; asks the source inside only for the rows and keys that are missing.
 
     A row is named by its own inputs (without padding and labels), so the cache survives shuffling, other batch sizes,
-    other padding to the right, restarts and other students. Batches whose tensors do not share the first dimension are kept whole.
+    other padding to the right, restarts and other students. Batches whose tensors do not share the first dimension are
+    kept whole.
 
     Args:
         inner: the source to ask.
@@ -52,8 +53,8 @@ class CachedTeacher(TeacherSource):
 
     def check(self, keys: frozenset[Key]) -> None:
         if self.store.persistent and self.inner.fingerprint is None:
-            raise PlanError("this teacher cannot be cached on disk: its adaptor has no name that holds across processes; "
-                            "give the adaptor a version, as in FunctionAdaptor(f, version='1'), or cache in memory")
+            raise PlanError("this teacher cannot be cached on disk: its adaptor has no name that holds across "
+                            "processes; give the adaptor a version, as in FunctionAdaptor(f, version='1'), or cache in memory")
         self.inner.check(keys)
 
     def width(self, key: Key) -> int | None:
@@ -76,10 +77,10 @@ class CachedTeacher(TeacherSource):
         rows = self._read(wanted)
         missing = [i for i, row in enumerate(rows) if any(value is None for value in row)]
         if missing:
-            lacking = frozenset(key for i in missing for key, value in zip(ordered, rows[i], strict=True) if value is None)
+            lacking = [key for column, key in enumerate(ordered) if any(rows[i][column] is None for i in missing)]
             part = _sub_batch(batch, missing, len(rows)) if by_row else batch
-            fresh = _split(self.inner.signals(part, lacking, extra), part, sorted(lacking, key=str), len(missing), by_row)
-            self._write(fresh, missing, rows, wanted, ordered, sorted(lacking, key=str))
+            fresh = _split(self.inner.signals(part, frozenset(lacking), extra), part, lacking, len(missing), by_row)
+            self._write(fresh, missing, rows, wanted, ordered, lacking)
         return _assemble(rows, batch, ordered, by_row)
 
     def _prefix(self, task: str, extra: Mapping[str, Any] | None) -> bytes:

@@ -59,7 +59,8 @@ class EnsembleTeacher(TeacherSource):
             source.check(keys)
         widths = {source.width(Key("logits", 0)) for source in self.sources} - {None}
         if len(widths) > 1:
-            raise PlanError(f"the teachers of an ensemble predict different numbers of labels: {sorted(widths, key=str)}")
+            raise PlanError("the teachers of an ensemble predict different numbers of labels: "
+                            f"{sorted(widths, key=str)}; they must predict the same classes in the same order")
 
     def width(self, key: Key) -> int | None:
         return self.sources[0].width(key)

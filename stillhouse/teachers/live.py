@@ -39,7 +39,7 @@ class LiveTeacher(TeacherSource):
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """Weights, buffers, configuration, precision, attention implementation and adaptor; None without an adaptor's."""
+        """Weights, buffers, configuration, precision, attention implementation, adaptor; None without an adaptor's."""
         if self.adaptor.fingerprint is None:
             return None
         return f"{model_fingerprint(self.model)} {self.autocast_dtype} {self.adaptor.fingerprint}"

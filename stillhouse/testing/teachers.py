@@ -14,7 +14,7 @@ A source that runs models in this process gives them in `models_of`; without it,
 is skipped. `make_batches` may be overridden where the ready-made batches of token ids do not suit.
 """
 
-# ruff: noqa: D102  the name of a test is its documentation
+
 from __future__ import annotations
 
 import dataclasses
@@ -229,7 +229,7 @@ class TeacherSourceSuite(ABC):
         source = self.make_source()
         if source.fingerprint is None:
             pytest.skip("this source has no name that holds across processes")
-        fingerprints = {source.fingerprint}
+        fingerprints: set[str | None] = {source.fingerprint}
         num_models = len(self._models(source))
         for number in range(num_models):
             changed = self.make_source()
@@ -272,10 +272,14 @@ class TeacherSourceSuite(ABC):
         """``found`` answers ``batch``, ``expected`` answers ``other``: the same rows, perhaps with other padding."""
         for key in keys:
             for row in range(_num_rows(batch)):
-                torch.testing.assert_close(
-                    _kept(key, found[key][row], batch, row), _kept(key, expected[key][row], other or batch, row),
-                    atol=self.tolerance, rtol=self.tolerance, msg=lambda text, k=key, r=row: f"{k}, row {r}: {text}",
-                )
+                value, wanted = found[key][row], expected[key][row]
+                try:
+                    torch.testing.assert_close(
+                        _kept(key, value, batch, row), _kept(key, wanted, other or batch, row),
+                        atol=self.tolerance, rtol=self.tolerance,
+                    )
+                except AssertionError as error:
+                    raise AssertionError(f"{key}, row {row}: {error}") from error
 
 
 def _num_rows(batch: Batch) -> int:

@@ -83,6 +83,8 @@ class TaskSource(BatchSource):
                         for task, loader in loaders.items()}
         lengths = [source.num_batches for source in self.sources.values()]
         sizes = [float(length or 0) ** tau for length in lengths] if None not in lengths else [1.0] * len(lengths)
+        if sum(sizes) == 0:
+            raise DataError(f"the loaders of all tasks ({', '.join(loaders)}) are empty")
         self.probabilities = [size / sum(sizes) for size in sizes]
         self.random = np.random.RandomState()
         self.random.set_state(distributed.same_on_all(np.random.get_state()))

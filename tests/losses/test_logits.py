@@ -30,7 +30,7 @@ def gradient_of(loss: LogitsLoss, student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2, 8.0])
-def test_the_gradient_of_kl_is_that_of_soft_cross_entropy_times_the_square_of_the_temperature(temperature: float) -> None:
+def test_the_gradient_of_kl_is_that_of_soft_cross_entropy_times_the_squared_temperature(temperature: float) -> None:
     student, teacher = pair()
     expected = temperature**2 * gradient_of(SoftCrossEntropy(temperature), student, teacher)
     torch.testing.assert_close(gradient_of(ForwardKL(temperature), student, teacher), expected, atol=1e-12, rtol=1e-9)
@@ -60,7 +60,8 @@ def test_temperatures_may_be_tensors(loss: type[LogitsLoss], shape: tuple[int, .
     each_BL1 = temperatures.expand(2, 3, 1) if shape else temperatures.expand(2, 3).unsqueeze(-1)
     for b in range(2):
         for i in range(3):
-            one = loss.per_token(student[b, i].reshape(1, 1, -1), teacher[b, i].reshape(1, 1, -1), each_BL1[b, i].item())
+            one_s, one_t = student[b, i].reshape(1, 1, -1), teacher[b, i].reshape(1, 1, -1)
+            one = loss.per_token(one_s, one_t, each_BL1[b, i].item())
             torch.testing.assert_close(found_BL[b, i], one[0, 0])
 
 

@@ -27,7 +27,8 @@ def save_encoder(folder: Path, words: list[str] = WORDS, **sizes: Any) -> str:
     """An encoder without a head, and its tokenizer."""
     torch.manual_seed(0)
     config = BertConfig(**{"vocab_size": len(words), "hidden_size": 32, "num_hidden_layers": 4,
-                           "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32, **sizes})
+                           "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32,
+                           "initializer_range": 0.1, **sizes})
     with quiet_transformers():
         BertModel(config).save_pretrained(folder)
         BertTokenizer(vocab={word: number for number, word in enumerate(words)}).save_pretrained(folder)
@@ -78,8 +79,8 @@ def make_recipe(encoder: str, data: dict[str, str], tmp_path: Path, cache: Path)
     """Plain values of a recipe; keyword arguments replace keys inside a section (or the whole, by a plain value)."""
     base: Values = {
         "task": "text-classification",
-        "teacher": {"model": encoder, "train": {"epochs": 3, "learning_rate": 5e-3, "batch_size": 16,
-                                                "precision": "fp32"}},
+        "teacher": {"model": encoder, "train": {"epochs": 6, "learning_rate": 3e-3, "batch_size": 16,
+                                                "precision": "fp32", "log_every": 2}},
         "student": {"keep": "half"},
         "data": {**data, "label": "colour", "max_length": 16},
         "distillation": {"temperature": 4, "matches": {"layers": "uniform", "losses": ["hidden_mse", "nst"]}},

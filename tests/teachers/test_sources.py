@@ -108,8 +108,9 @@ class TestLiveTeacherUnderAutocast(OfLiveTeacher):
         return LiveTeacher(model, HuggingFaceAdaptor("rows"), autocast_dtype=torch.bfloat16)
 
 
-def trio(average: Any, adaptor: Any = HuggingFaceAdaptor("rows")) -> EnsembleTeacher:
-    return EnsembleTeacher([LiveTeacher(bert(seed), adaptor) for seed in range(3)], [1.0, 2.0, 0.5], average)
+def trio(average: Any) -> EnsembleTeacher:
+    members = [LiveTeacher(bert(seed), HuggingFaceAdaptor("rows")) for seed in range(3)]
+    return EnsembleTeacher(members, [1.0, 2.0, 0.5], average)
 
 
 def leaves_of(source: TeacherSource) -> list[TeacherSource]:
@@ -324,7 +325,8 @@ def test_fingerprints_tell_adaptor_precision_and_configuration_apart() -> None:
     changed = bert()
     changed.config.hidden_act = "relu"
     sources = [LiveTeacher(bert(), rows), LiveTeacher(bert(), HuggingFaceAdaptor("tokens")),
-               LiveTeacher(bert(), rows, torch.bfloat16), LiveTeacher(bert().double(), rows), LiveTeacher(changed, rows),
+               LiveTeacher(bert(), rows, torch.bfloat16), LiveTeacher(bert().double(), rows),
+               LiveTeacher(changed, rows),
                CachedTeacher(LiveTeacher(bert(), rows), MemoryStore(), torch.bfloat16)]
     assert len({source.fingerprint for source in sources}) == len(sources)
 

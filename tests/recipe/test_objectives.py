@@ -1,0 +1,76 @@
+"""Promises of the objective that a recipe asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig
+
+from stillhouse.errors import ConfigError, PlanError
+from stillhouse.objective import Objective
+from stillhouse.projections import Projection
+from stillhouse.recipe.objectives import distillation_objective
+from stillhouse.recipe.schema import DistillationSection
+from stillhouse.types import LOGITS, Key, Progress
+
+
+def config(depth: int, width: int) -> BertConfig:
+    return BertConfig(num_hidden_layers=depth, hidden_size=width, num_attention_heads=2)
+
+
+def objective(student_width: int = 8, **values: Any) -> Objective:
+    return distillation_objective(DistillationSection.model_validate(values), config(4, 8), config(2, student_width))
+
+
+def test_terms_are_named_by_teacher_and_student_layer() -> None:
+    found = objective(matches={"layers": "uniform", "losses": ["hidden_mse", "nst"]}, hard_label_weight=0.5)
+    assert list(found.terms) == [
+        "kd", "hard", "hidden_mse 0-0", "hidden_mse 2-1", "hidden_mse 4-2", "nst 0-0", "nst 2-1", "nst 4-2"]
+    assert found.needs().teacher == {LOGITS, *(Key("hidden", layer) for layer in (0, 2, 4))}
+    assert found.needs().student >= {Key("hidden", layer) for layer in (0, 1, 2)}
+
+
+@pytest.mark.parametrize("loss", ["hidden_mse", "cos", "pkd", "nst"])
+@pytest.mark.parametrize("width", [8, 6])
+def test_only_what_compares_different_widths_gets_a_projection(loss: str, width: int) -> None:
+    found = objective(width, matches={"layers": [[4, 2]], "losses": [loss]})
+    projections = [module for module in found.modules() if isinstance(module, Projection)]
+    sizes = [(projection.dim_student, projection.dim_teacher) for projection in projections]
+    assert sizes == ([] if loss == "nst" or width == 8 else [(6, 8)])
+    found.check(lambda key: width if key.kind == "hidden" else 3, lambda key: 8 if key.kind == "hidden" else 3)
+
+
+@pytest.mark.parametrize("loss", ["ce", "mse", "forward_kl"])
+def test_the_divergence_is_watched_beside_losses_that_are_none(loss: str) -> None:
+    found = objective(loss=loss, temperature=2)
+    torch.manual_seed(0)
+    student, teacher = torch.randn(5, 3), torch.randn(5, 3)
+    mask = {"logits": torch.ones(5, 1)}
+    progress = Progress(0, 10)
+    sums = found({LOGITS: student}, {LOGITS: teacher}, mask, progress)
+    total, means = found.combine(sums, found.counts(mask), progress)
+    p, q = (teacher / 2).softmax(-1), (student / 2).softmax(-1)
+    divergence = 4 * (p * (p / q).log()).sum(-1).mean()
+    torch.testing.assert_close(means["kd" if loss == "forward_kl" else "kd_divergence"], divergence)
+    assert total is not None
+    torch.testing.assert_close(total, means["kd"])  # what is watched is not added
+
+
+def test_weights_may_differ_by_loss_and_zero_leaves_out() -> None:
+    found = objective(loss_weight=0, hard_label_weight=2,
+                      matches={"layers": [[4, 2]], "losses": ["nst", "cos", "pkd"], "weight": {"nst": 3, "cos": 0}})
+    weights = {name: term.weight(Progress(0, 1)) for name, term in found.terms.items()}
+    assert weights == {"hard": 2, "nst 4-2": 3, "pkd 4-2": 1}
+
+
+def test_a_match_given_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"hidden_mse 0-0, hidden_mse 4-2"):
+        objective(matches=[{"layers": "uniform", "losses": ["hidden_mse"]},
+                           {"layers": [[0, 0], [-1, -1]], "losses": ["hidden_mse"]}])
+
+
+def test_a_layer_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(PlanError, match="the teacher has no layer 5"):
+        objective(matches={"layers": [[5, 1]], "losses": ["nst"]})

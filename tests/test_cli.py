@@ -1,0 +1,211 @@
+"""Promises of the command line: exit codes, one-screen messages, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import BertConfig, BertModel, BertTokenizer
+
+from stillhouse import __version__, cli, recipe
+from stillhouse.tasks.pretrained import quiet_transformers
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
+LABELS = ("left", "right")
+
+
+def save_encoder(folder: Path, words: list[str]) -> str:
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                        intermediate_size=16, max_position_embeddings=16)
+    with quiet_transformers():
+        BertModel(config).save_pretrained(folder)
+        BertTokenizer(vocab={word: number for number, word in enumerate(words)}).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_encoder(tmp_path_factory.mktemp("encoder"), WORDS)
+
+
+@pytest.fixture
+def values(encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A recipe that works, in a current directory of its own."""
+    monkeypatch.setenv("STILLHOUSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": f"{'abcd'[i % 4]} {'efgh'[i // 4 % 4]}", "label": LABELS[i % 2]} for i in range(16)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "task": "text-classification",
+        "teacher": {"model": encoder, "train": {"epochs": 1, "learning_rate": 1e-3, "precision": "fp32"}},
+        "student": {"layers": [0]},
+        "data": {"train": "rows.jsonl", "validation": "rows.jsonl", "max_length": 8},
+        "training": {"epochs": 2, "batch_size": 4, "precision": "fp32", "device": "cpu"},
+        "output": "run",
+    }
+
+
+def written(tmp_path: Path, values: dict[str, Any], **changes: Any) -> str:
+    """A recipe file; a mapping is merged into its section."""
+    for name, change in changes.items():
+        merge = isinstance(change, dict) and name != "student"
+        values = {**values, name: {**values.get(name, {}), **change} if merge else change}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    return "recipe.yaml"
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+@pytest.mark.runs
+def test_run_and_plan_and_seeds(
+    values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, values)
+    before = files_in(tmp_path)
+    assert cli.main(["plan", path]) == 0
+    said = capsys.readouterr().out
+    assert "to be fine-tuned for 1 epochs" in said and "1 layer x 16" in said and "8 steps of 4 rows" in said
+    assert "teacher: logits[0]; student: logits[0]" in said and "a row" in said and "train 16" in said
+    assert files_in(tmp_path) == before
+
+    assert cli.main(["run", path, "--set", "training.epochs=1", "--seeds", "0,1"]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    accuracies = [json.loads((tmp_path / "run" / f"seed-{seed}" / "metrics.json").read_text())["student"]["accuracy"]
+                  for seed in (0, 1)]
+    assert summary["seeds"] == [0, 1]
+    assert summary["mean"]["student.accuracy"] == pytest.approx(sum(accuracies) / 2)
+    assert summary["std"]["student.accuracy"] == pytest.approx(abs(accuracies[0] - accuracies[1]) / 2**0.5)
+    assert summary["std"]["teacher.accuracy"] == 0
+    assert yaml.safe_load((tmp_path / "run" / "seed-1" / "recipe.yaml").read_text())["training"]["seed"] == 1
+
+    capsys.readouterr()
+    assert cli.main(["run", path, "--set", "training.epochs=1", "--seeds", "0,1"]) == 2
+    assert "holds a finished run; give --resume" in capsys.readouterr().err
+    assert cli.main(["run", path, "--set", "training.epochs=1", "--seeds", "0,1", "--resume"]) == 0
+
+
+def write_lines(name: str, *rows: Any) -> Callable[[Path], None]:
+    return lambda folder: void((folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows)))
+
+
+def void(_: object) -> None:
+    """Make a callback of something that returns a value."""
+
+
+def save_other_student(folder: Path) -> None:
+    save_encoder(folder / "other", [*WORDS[:5], *reversed(WORDS[5:])])
+
+
+BAD_INPUTS: list[tuple[str, dict[str, Any], Callable[[Path], None] | None, list[str]]] = [
+    ("missing file", {"data": {"train": "none.jsonl"}}, None, ["none.jsonl"]),
+    ("wrong column", {"data": {"text": "sentence"}}, None, ["'sentence'", "label, text"]),
+    ("label outside", {"data": {"train": "bad.jsonl", "validation": "bad.jsonl", "label_names": ["x", "y"]}},
+     write_lines("bad.jsonl", {"text": "a", "label": 0}, {"text": "b", "label": 2}), ["bad.jsonl", "2"]),
+    ("empty data", {"data": {"train": "empty.jsonl"}}, write_lines("empty.jsonl"), ["empty.jsonl"]),
+    ("unknown recipe key", {"training": {"epoch": 3}}, None, ["training.epoch: unknown key; did you mean 'epochs'?"]),
+    ("unknown shape", {"student": {"shape": "T33"}}, None, ["unknown shape 'T33'", "T12-nano"]),
+    ("unknown loss", {"distillation": {"matches": {"losses": ["hidden"]}}}, None, ["'hidden_mse', 'nst'"]),
+    ("unknown task", {"task": "text-clasification"}, None, ["did you mean 'text-classification'?"]),
+    ("unknown device", {"training": {"device": "gpu"}}, None, ["device 'gpu' is not known"]),
+    ("missing model", {"teacher": {"model": "./nowhere"}}, None, ["./nowhere"]),
+    ("other vocabulary", {"student": {"model": "other"}}, save_other_student,
+     ["the student's vocabulary is not the teacher's: 8 of 13 ids differ; id 5 is 'a' to the teacher", "{shape: T3}"]),
+    ("missing layer", {"distillation": {"matches": {"layers": [[3, 1]], "losses": ["nst"]}}}, None,
+     ["the teacher has no layer 3"]),
+    ("untrained teacher", {"teacher": {"train": None}}, None, ["no trained head", "train: {epochs"]),
+    ("not a number", {"training": {"learning_rate": 1e30, "max_grad_norm": None, "warmup": 0}}, None,
+     ["the loss is nan", "a lower learning rate"]),
+    ("too long", {"data": {"max_length": 100}}, None, ["max_length"]),
+]
+
+
+@pytest.mark.runs
+@pytest.mark.parametrize(("changes", "prepare", "expected"), [case[1:] for case in BAD_INPUTS],
+                         ids=[case[0] for case in BAD_INPUTS])
+def test_bad_input_is_a_short_message_and_leaves_nothing(
+    values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any],
+    prepare: Callable[[Path], None] | None, expected: list[str],
+) -> None:
+    if prepare is not None:
+        prepare(tmp_path)
+    path = written(tmp_path, values, **changes)
+    before = files_in(tmp_path)
+    assert cli.main(["run", path]) == 2
+    message = capsys.readouterr().err
+    last = message[message.index("error: "):]
+    assert all(part in last for part in expected), last
+    assert "Traceback" not in message and last.count("\n") < 12
+    left = {name for name in files_in(tmp_path) - before if not name.startswith("cache")}
+    assert left == set()
+    assert not any(".writing" in name for name in files_in(tmp_path))
+    if "the loss is nan" not in expected:
+        assert files_in(tmp_path) == before
+        assert cli.main(["plan", path]) == 2
+
+
+def test_debug_shows_the_traceback(values: dict[str, Any], tmp_path: Path) -> None:
+    path = written(tmp_path, values, training={"epoch": 1})
+    for arguments in (["--debug", "run", path], ["run", path, "--debug"]):
+        with pytest.raises(recipe.schema.ConfigError, match="unknown key"):
+            cli.main(arguments)
+
+
+def test_an_interruption_says_how_to_go_on(
+    values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe, "run", interrupted)
+    assert cli.main(["run", written(tmp_path, values)]) == 130
+    assert capsys.readouterr().err == "interrupted; run again with --resume to go on\n"
+
+
+def test_a_warning_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import warnings
+
+    def warn(*_: Any) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("look here", stacklevel=1)
+
+    monkeypatch.setattr(recipe, "load_recipe", warn)
+    monkeypatch.setattr(recipe, "plan", lambda _: "planned")
+    assert cli.main(["plan", "any.yaml"]) == 0
+    assert capsys.readouterr().err == "warning: look here\n"
+
+
+@pytest.mark.parametrize(("arguments", "code", "expected"), [
+    (["--version"], 0, f"stillhouse {__version__}"),
+    (["--help"], 0, "plan"),
+    (["run", "--help"], 0, "--seeds"),
+    (["rnu"], 2, "rnu"),
+    (["run"], 2, "RECIPE"),
+    (["run", "none.yaml"], 2, "there is no file none.yaml"),
+    (["run", "none.yaml", "--seeds", "a,b"], 2, "as in --seeds 0,1,2"),
+    (["run", "none.yaml", "--seeds", "1,1"], 2, "give different whole numbers"),
+])
+def test_the_command_line_answers(
+    arguments: list[str], code: int, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == code
+    captured = capsys.readouterr()
+    assert expected in captured.out + captured.err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = ("import sys; from stillhouse import cli; code = cli.main(['--help']); "
+               "heavy = {'torch', 'transformers', 'datasets', 'pydantic', 'numpy'} & set(sys.modules); "
+               "sys.exit(f'loaded {heavy}' if heavy or code else 0)")
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
