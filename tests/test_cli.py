@@ -15,6 +15,7 @@ import yaml
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from stillhouse import __version__, cli, recipe
+from stillhouse.errors import ConfigError
 from stillhouse.tasks.pretrained import quiet_transformers
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
@@ -156,7 +157,7 @@ def test_bad_input_is_a_short_message_and_leaves_nothing(
 def test_debug_shows_the_traceback(values: dict[str, Any], tmp_path: Path) -> None:
     path = written(tmp_path, values, training={"epoch": 1})
     for arguments in (["--debug", "run", path], ["run", path, "--debug"]):
-        with pytest.raises(recipe.schema.ConfigError, match="unknown key"):
+        with pytest.raises(ConfigError, match="unknown key"):
             cli.main(arguments)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,9 +53,9 @@ class Entry:
 
     def store(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, metrics: Mapping[str, float]) -> None:
         """Write aside, then rename. Another process that was faster wins: it stored the same."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.folder.parent))
+        aside = self.folder.with_name(f".writing-{uuid.uuid4().hex}")  # two processes may train the same teacher
         try:
+            aside.mkdir(parents=True)
             with quiet_transformers():
                 model.save_pretrained(aside)
                 tokenizer.save_pretrained(aside)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from stillhouse.errors import CheckpointError, ConfigError, NonFiniteLossError, PlanError
-from stillhouse.recipe import Recipe, run
+from stillhouse.recipe import Recipe, plan, run
 from stillhouse.tasks.pretrained import quiet_transformers
 from stillhouse.training import Sink
 from stillhouse.training.events import CheckpointSaved, Event
@@ -214,6 +214,9 @@ def test_two_stages_build_on_each_other(make_recipe: MakeRecipe, tmp_path: Path,
          "training": {"epochs": 1}},
     ])
     recipe = Recipe.from_dict(values)
+    planned = plan(recipe)
+    assert "stage assistant\n" in planned and f"{tmp_path / 'run' / 'assistant' / 'student'}, as it is" in planned
+    assert "1 layer x 16, 2 heads, from scratch" in planned and not (tmp_path / "run").exists()
     with pytest.raises(KeyboardInterrupt):
         run(recipe, console=console, sinks=[Stop(9)])  # 6 of the teacher, 2 of the assistant, 1 of the small student
     result = run(recipe, resume=True, console=console)

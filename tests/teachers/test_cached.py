@@ -76,6 +76,16 @@ def assert_same(found: Any, expected: Any, batch: Batch) -> None:
         torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-5, msg=lambda text, k=key: f"{k}: {text}")
 
 
+def written_by(cached: CachedTeacher, batch: Batch) -> list[tuple[bytes, bytes]]:
+    """The records that a cache writes when asked about a batch."""
+    written: list[tuple[bytes, bytes]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        put_many = cached.store.put_many
+        patch.setattr(cached.store, "put_many", lambda items: (written.extend(items), put_many(items)))
+        cached.signals(batch, BOTH)
+    return written
+
+
 @pytest.fixture(params=["memory", "disk"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> SignalStore:
     return MemoryStore() if request.param == "memory" else LmdbStore(tmp_path / "store")
@@ -171,6 +181,14 @@ def test_rows_that_lack_different_keys_are_completed() -> None:
     assert_same(cached.signals(batch, BOTH), reference.signals(batch, BOTH), batch)
 
 
+def test_only_what_is_missing_is_written() -> None:
+    cached = CachedTeacher(live(), MemoryStore())
+    cached.signals(batch_of(ROWS[:1]), frozenset({LOGITS}))
+    cached.signals(batch_of(ROWS[1:2]), frozenset({Key("hidden", 0)}))
+    assert len(written_by(cached, batch_of(ROWS[:3]))) == 1 + 1 + 2
+    assert written_by(cached, batch_of(ROWS[:3])) == []
+
+
 def test_duplicate_rows_are_stored_once() -> None:
     cached, reference = CachedTeacher(live(), MemoryStore()), live()
     batch = batch_of([ROWS[0], ROWS[1], ROWS[0], ROWS[0]])
@@ -181,15 +199,8 @@ def test_duplicate_rows_are_stored_once() -> None:
 
 @pytest.mark.parametrize("damage", [lambda record: record[:-3], lambda record: record[:-1] + b"\x7f", lambda _: b""])
 def test_a_damaged_record_is_computed_again_with_a_warning(store: SignalStore, damage: Any) -> None:
-    seen: dict[bytes, bytes] = {}
-
-    class Watching(MemoryStore):
-        def put_many(self, items: Sequence[tuple[bytes, bytes]]) -> None:
-            seen.update(items)
-            super().put_many(items)
-
     batch = batch_of(ROWS[:2])
-    CachedTeacher(live(), Watching()).signals(batch, BOTH)
+    seen = dict(written_by(CachedTeacher(live(), MemoryStore()), batch))
     cached = CachedTeacher(live(), store)
     cached.signals(batch, BOTH)
     key = sorted(seen)[1]
