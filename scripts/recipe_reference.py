@@ -43,7 +43,8 @@ def tables() -> str:
         rows = [f"| `{key}` | {default_of(key, field, section)} | {field.description} |"
                 for key, field in section.model_fields.items()]
         about = " ".join((section.__doc__ or "").split())
-        parts.append("\n".join([f"### {name}", "", about, "", "| key | default | meaning |", "| --- | --- | --- |", *rows]))
+        head = [f"### {name}", "", about, "", "| key | default | meaning |", "| --- | --- | --- |"]
+        parts.append("\n".join([*head, *rows]))
     return "\n\n".join(parts) + "\n"
 
 

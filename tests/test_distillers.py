@@ -85,7 +85,7 @@ def test_every_distiller_trains_through_the_same_interface(tmp_path: Path) -> No
         seen: list[int] = []
         optimizer = torch.optim.SGD(distiller.model_S.parameters(), lr=0.1)
         with distiller:
-            distiller.train(optimizer, batches(), num_epochs=2, callback=lambda model, step: seen.append(step))
+            distiller.train(optimizer, batches(), num_epochs=2, callback=lambda model, step, s=seen: s.append(step))
         assert seen == [4, 8]
         assert any(not torch.equal(before[name], value) for name, value in distiller.model_S.state_dict().items())
 
@@ -187,7 +187,8 @@ def test_batches_may_be_mappings_or_one_for_each_side(tmp_path: Path) -> None:
 
 def test_extra_arguments_reach_both_models(tmp_path: Path) -> None:
     distiller = general(tmp_path)
-    plain, scaled = (distiller.train_on_batch(batches()[0], args)[1]["unweighted_kd_loss"] for args in ({}, {"scale": 9.0}))
+    plain, scaled = (distiller.train_on_batch(batches()[0], args)[1]["unweighted_kd_loss"]
+                     for args in ({}, {"scale": 9.0}))
     assert not torch.allclose(plain, scaled)
 
 
@@ -203,7 +204,8 @@ def test_weight_schedules_replace_the_weight_and_never_touch_the_configuration(t
 def test_the_same_seed_gives_the_same_student(tmp_path: Path) -> None:
     weights = []
     for _ in range(2):
-        distiller = BasicDistiller(tconf(tmp_path, seed=3), DistillationConfig(), Toy(8, 3, 1), Toy(6, 2, 2), adaptor, adaptor)
+        models = Toy(8, 3, 1), Toy(6, 2, 2)
+        distiller = BasicDistiller(tconf(tmp_path, seed=3), DistillationConfig(), *models, adaptor, adaptor)
         loader = torch.utils.data.DataLoader(torch.randn(12, 5, 4, generator=torch.Generator().manual_seed(0)),
                                              batch_size=4, shuffle=True, collate_fn=lambda rows: (torch.stack(rows),))
         distiller.train(torch.optim.Adam(distiller.model_S.parameters()), loader, num_epochs=2)
@@ -273,7 +275,8 @@ class TestRefusals:
 
 class TestConfig:
     def test_it_goes_to_files_and_back(self, tmp_path: Path) -> None:
-        config = DistillationConfig(temperature=8, intermediate_matches=[MATCH], kd_loss_weight_scheduler="linear_decay")
+        config = DistillationConfig(temperature=8, intermediate_matches=[MATCH],
+                                    kd_loss_weight_scheduler="linear_decay")
         config.to_json_file(tmp_path / "c.json")
         config.to_yaml_file(tmp_path / "c.yaml")
         assert DistillationConfig.from_json_file(tmp_path / "c.json") == config
@@ -333,7 +336,8 @@ class TestPresets:
         distiller = GeneralDistiller(tconf(tmp_path), config, Toy(8, 3, 1), Toy(6, 2, 2), adaptor, adaptor)
         x = batches()[0][0]
         s, t = distiller.model_S(x), distiller.model_T(x)
-        wanted = ((s["logits"] - t["logits"]) ** 2).sum() / 2 + 3 * (s["hidden"][0] - t["hidden"][0][..., :6]).abs().mean()
+        layers = (s["hidden"][0] - t["hidden"][0][..., :6]).abs().mean()
+        wanted = ((s["logits"] - t["logits"]) ** 2).sum() / 2 + 3 * layers
         torch.testing.assert_close(distiller.train_on_batch((x,), {})[0], wanted)
 
     def test_an_unknown_map_is_said(self) -> None:
@@ -343,7 +347,16 @@ class TestPresets:
 
 def test_the_old_import_paths_lead_to_the_same_things() -> None:
     import stillhouse.textbrewer as textbrewer
-    from stillhouse.textbrewer import configurations, data_utils, distillers, losses, presets, projections, schedulers, utils
+    from stillhouse.textbrewer import (
+        configurations,
+        data_utils,
+        distillers,
+        losses,
+        presets,
+        projections,
+        schedulers,
+        utils,
+    )
 
     assert textbrewer.GeneralDistiller is distillers.GeneralDistiller is GeneralDistiller
     assert configurations.TrainingConfig is TrainingConfig and presets.KD_LOSS_MAP is stillhouse.KD_LOSS_MAP

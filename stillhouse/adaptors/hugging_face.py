@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from stillhouse.adaptors.base import Adaptor, Signals, call_model, labels_mask
 from stillhouse.errors import OutputError, PlanError
 from stillhouse.needs import indices
-from stillhouse.types import LABELS, Key, Masks, logits_mask_name
+from stillhouse.types import ALL_LOGITS, LABELS, LOGITS, Key, Masks
 
-_ROW_HEADS = ("ForSequenceClassification", "ForMultipleChoice", "ForNextSentencePrediction")
-_TOKEN_HEADS = ("ForTokenClassification", "ForMaskedLM", "ForQuestionAnswering", "ForCausalLM")
+_ROW_HEADS = ("ForSequenceClassification", "ForNextSentencePrediction")
+_TOKEN_HEADS = ("ForTokenClassification", "ForMaskedLM")
 
 
 class HuggingFaceAdaptor(Adaptor):
@@ -27,15 +27,13 @@ class HuggingFaceAdaptor(Adaptor):
 
     Args:
         logits: whether the model predicts once a row, (B, C), or once a token, (B, L, C).
-        num_heads: how many logits heads: 2 for question answering (start and end), else 1.
     """
 
     declares_masks = True
 
-    def __init__(self, logits: Literal["rows", "tokens"], num_heads: int = 1) -> None:
+    def __init__(self, logits: Literal["rows", "tokens"]) -> None:
         self.logits = logits
-        self.num_heads = num_heads
-        self.fingerprint = f"hugging-face/1 logits={logits} heads={num_heads}"
+        self.fingerprint = f"hugging-face/1 logits={logits}"
 
     @classmethod
     def for_model(cls, model: nn.Module) -> HuggingFaceAdaptor:
@@ -44,10 +42,11 @@ class HuggingFaceAdaptor(Adaptor):
         if name.endswith(_ROW_HEADS):
             return cls("rows")
         if name.endswith(_TOKEN_HEADS):
-            return cls("tokens", num_heads=2 if name.endswith("ForQuestionAnswering") else 1)
+            return cls("tokens")
         raise PlanError(
-            f"{name} does not say whether it predicts per row or per token; "
-            "give HuggingFaceAdaptor(logits='rows') or HuggingFaceAdaptor(logits='tokens')"
+            f"{name} does not say whether it predicts one class per row or per token (known heads: "
+            f"{', '.join(_ROW_HEADS + _TOKEN_HEADS)}); if it does, give HuggingFaceAdaptor(logits='rows') or "
+            "HuggingFaceAdaptor(logits='tokens'), else a FunctionAdaptor"
         )
 
     def run(self, model: nn.Module, inputs: Any, keys: frozenset[Key], extra: Mapping[str, Any]) -> Signals:
@@ -56,9 +55,14 @@ class HuggingFaceAdaptor(Adaptor):
             arguments["output_hidden_states"] = True
         if indices(keys, "attention"):
             arguments["output_attentions"] = True
+        if not isinstance(inputs, Mapping):
+            raise OutputError("the automatic adaptor reads inputs by name, and this batch is a "
+                              f"{type(inputs).__name__}; give dictionaries, or a FunctionAdaptor")
         accepted = _accepted(type(model).forward)
         outputs = call_model(model, {k: v for k, v in inputs.items() if k != "labels" and k in accepted}, arguments)
-        features = {key: self._pick(outputs, inputs, key) for key in self._listed(keys)}
+        features = {LOGITS if key == ALL_LOGITS else key: _pick(outputs, key) for key in keys - {LABELS}}
+        if LABELS in keys and inputs.get("labels") is not None:
+            features[LABELS] = inputs["labels"]
         return Signals(features, self.masks(inputs))
 
     def masks(self, inputs: Any) -> Masks:
@@ -66,7 +70,7 @@ class HuggingFaceAdaptor(Adaptor):
         if tokens is None:
             tokens = torch.ones_like(inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"][..., 0])
         per_logit = tokens if self.logits == "tokens" else torch.ones_like(tokens[:, :1])
-        masks = {"inputs": tokens} | {logits_mask_name(head): per_logit for head in range(self.num_heads)}
+        masks = {"inputs": tokens, "logits": per_logit}
         if inputs.get("labels") is not None:
             masks["labels"] = labels_mask(inputs["labels"])
         return masks
@@ -92,31 +96,21 @@ class HuggingFaceAdaptor(Adaptor):
         config: Any = model.config
         if key.kind == "hidden":
             return int(config.hidden_size)
-        if key.kind == "logits" and self.num_heads == 1 and type(model).__name__.endswith("Classification"):
+        if key.kind == "logits" and type(model).__name__.endswith("Classification"):
             return int(config.num_labels)
         return None
 
-    def _listed(self, keys: frozenset[Key]) -> list[Key]:
-        listed = [key for key in keys if key != Key("logits")]
-        if Key("logits") in keys:
-            listed += [Key("logits", head) for head in range(self.num_heads)]
-        return listed
 
-    def _pick(self, outputs: Any, inputs: Any, key: Key) -> Tensor:
-        if key == LABELS:
-            value = inputs.get("labels")
-        elif key.kind == "logits":
-            name = ("start_logits", "end_logits")[key.index or 0] if self.num_heads == 2 else "logits"  # type: ignore[index]
-            value = outputs.get(name)
-        else:
-            name = {"hidden": "hidden_states", "attention": "attentions"}.get(key.kind, key.kind)
-            values = outputs.get(name)
-            value = values[key.index] if values else None
-        if value is None:
-            raise OutputError(f"the model gave no {key}; its inputs and outputs were "
-                              f"{', '.join([*inputs.keys(), *outputs.keys()])}")
-        tensor: Tensor = value
-        return tensor
+def _pick(outputs: Any, key: Key) -> Tensor:
+    if key.kind == "logits":
+        value = outputs.get("logits")
+    else:
+        values = outputs.get({"hidden": "hidden_states", "attention": "attentions"}.get(key.kind, key.kind))
+        value = values[key.index] if values else None
+    if value is None:
+        raise OutputError(f"the model gave no {key}; its outputs were {', '.join(outputs.keys())}")
+    tensor: Tensor = value
+    return tensor
 
 
 @lru_cache(maxsize=64)

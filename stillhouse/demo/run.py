@@ -22,6 +22,7 @@ from stillhouse.demo.minilm import pretrained_folder
 from stillhouse.recipe import RunResult, load_recipe, run
 from stillhouse.recipe.optimization import adamw, learning_rate_schedule
 from stillhouse.tasks import DataSpec, TextClassification
+from stillhouse.tasks.pretrained import save_pretrained
 from stillhouse.training import resolve_device
 from stillhouse.training.randomness import seed_everything
 
@@ -105,8 +106,7 @@ def train_teacher(base: Path, files: Mapping[str, Path], folder: Path, console: 
         trainer.train(optimizer, loader, num_epochs=TEACHER_EPOCHS, scheduler_class=learning_rate_schedule,
                       scheduler_args=schedule, max_grad_norm=1.0, callback=evaluate)
     shutil.rmtree(folder / "teacher-checkpoints")
-    model.save_pretrained(folder / "teacher")
-    tokenizer.save_pretrained(folder / "teacher")
+    save_pretrained(model, tokenizer, folder / "teacher")
     return TrainedTeacher(folder / "teacher", time.perf_counter() - started)
 
 

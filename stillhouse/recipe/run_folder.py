@@ -26,7 +26,7 @@ from stillhouse.errors import CheckpointError, ConfigError, StillhouseError
 from stillhouse.recipe import yaml_files
 from stillhouse.recipe.fitting import Phase, write_json
 from stillhouse.recipe.schema import Recipe
-from stillhouse.tasks.pretrained import quiet_transformers
+from stillhouse.tasks.pretrained import save_pretrained
 from stillhouse.training import distributed
 from stillhouse.training.checkpoint import steps
 from stillhouse.training.events import Sink
@@ -102,9 +102,7 @@ class RunFolder:
         """Write aside, then rename."""
         aside = self.path / ".writing-student"
         shutil.rmtree(aside, ignore_errors=True)
-        with quiet_transformers():
-            student.save_pretrained(aside)
-            tokenizer.save_pretrained(aside)
+        save_pretrained(student, tokenizer, aside)
         shutil.rmtree(self.student_dir, ignore_errors=True)
         os.replace(aside, self.student_dir)
 

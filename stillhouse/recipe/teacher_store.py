@@ -20,7 +20,7 @@ from stillhouse.errors import StoreError
 from stillhouse.recipe.fitting import write_json
 from stillhouse.recipe.schema import TeacherTraining
 from stillhouse.tasks import Task
-from stillhouse.tasks.pretrained import quiet_transformers
+from stillhouse.tasks.pretrained import save_pretrained
 from stillhouse.teachers import model_fingerprint
 from stillhouse.training import Precision
 
@@ -56,9 +56,7 @@ class Entry:
         aside = self.folder.with_name(f".writing-{uuid.uuid4().hex}")  # two processes may train the same teacher
         try:
             aside.mkdir(parents=True)
-            with quiet_transformers():
-                model.save_pretrained(aside)
-                tokenizer.save_pretrained(aside)
+            save_pretrained(model, tokenizer, aside)
             write_json(aside / _RECORD, {"metrics": dict(metrics), **self.identity})
             os.replace(aside, self.folder)
         except OSError as error:

@@ -68,6 +68,13 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def save_pretrained(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write both into a folder that ``from_pretrained`` loads."""
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """No loading reports and progress bars inside; both settings restored afterwards."""

@@ -235,6 +235,11 @@ def _is_nothing(row: Row) -> bool:
 def _padded(tensors: Sequence[Tensor], key: Key, row_spans: Iterable[slice] | None, batch: Batch) -> Tensor:
     axes = _sequence_axes(key, tensors[0].dim())
     if row_spans is None or not axes:
+        if len({tensor.shape for tensor in tensors}) > 1:
+            shapes = ", ".join(sorted({str(tuple(tensor.shape)) for tensor in tensors}))
+            raise OutputError(f"the teacher's {key} has other shapes in batches of other padding ({shapes} a row), so "
+                              "its rows cannot be put together again; switch the cache off, or pad every batch to one "
+                              "length")
         return torch.stack(list(tensors))
     shape = list(tensors[0].shape)
     for axis in axes:

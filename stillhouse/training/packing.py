@@ -32,7 +32,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def save_nested(value: Any, folder: Path, name: str) -> None:
-    """Write ``name.json`` and ``name.safetensors``. Raises `CheckpointError` for anything but JSON values and tensors."""
+    """Write ``name.json`` and ``name.safetensors``. Raises `CheckpointError` for what neither can hold."""
     tensors: dict[str, Tensor] = {}
     structure = _pack(value, tensors, name)
     save_tensors(tensors, folder / f"{name}.safetensors")

@@ -21,8 +21,9 @@ class BatchSource(abc.ABC):
     """Gives the micro-batches of each epoch. Abstract.
 
     ``epoch(n, skip)`` gives epoch n's batches without the first ``skip``. It skips before it returns, so that the
-    global random state is then where it was when the next batch was drawn in an uninterrupted run. The order depends on n and
-    on the global random state at the call, and on nothing else. ``num_batches`` is an epoch's length, None if unknown.
+    global random state is then where it was when the next batch was drawn in an uninterrupted run. The order depends
+    on n and on the global random state at the call, and on nothing else. ``num_batches`` is an epoch's length, None if
+    unknown.
     """
 
     num_batches: int | None = None

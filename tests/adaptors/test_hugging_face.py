@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import (
     BertConfig,
+    BertForMaskedLM,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -96,28 +97,22 @@ def test_a_model_without_token_types_does_not_get_them() -> None:
     assert adaptor.run(model, INPUTS, frozenset({LOGITS}), {}).features[LOGITS].shape == (2, 3)
 
 
-@pytest.mark.parametrize(("kind", "logits", "heads"), [
-    (BertForSequenceClassification, "rows", 1), (BertForTokenClassification, "tokens", 1),
-    (BertForQuestionAnswering, "tokens", 2),
+@pytest.mark.parametrize(("kind", "logits"), [
+    (BertForSequenceClassification, "rows"), (BertForTokenClassification, "tokens"), (BertForMaskedLM, "tokens"),
 ])
-def test_the_class_name_tells_the_head(kind: Any, logits: str, heads: int) -> None:
-    adaptor = HuggingFaceAdaptor.for_model(bert(kind))
-    assert (adaptor.logits, adaptor.num_heads) == (logits, heads)
+def test_the_class_name_tells_the_head(kind: Any, logits: str) -> None:
+    assert HuggingFaceAdaptor.for_model(bert(kind)).logits == logits
 
 
-def test_a_model_without_a_known_head_is_refused_with_the_remedy() -> None:
-    with pytest.raises(PlanError, match=r"BertModel does not say.*give HuggingFaceAdaptor\(logits='rows'\)"):
-        HuggingFaceAdaptor.for_model(bert(BertModel))
+@pytest.mark.parametrize("kind", [BertModel, BertForQuestionAnswering])
+def test_a_model_without_a_known_head_is_refused_with_the_remedy(kind: Any) -> None:
+    with pytest.raises(PlanError, match=r"does not say.*give HuggingFaceAdaptor\(logits='rows'\)"):
+        HuggingFaceAdaptor.for_model(bert(kind))
 
 
-def test_start_and_end_are_two_heads_under_one_mask() -> None:
-    model = bert(BertForQuestionAnswering)
-    outputs = model(**INPUTS)
-    signals = HuggingFaceAdaptor.for_model(model).run(model, INPUTS, frozenset({ALL_LOGITS}), {})
-    assert set(signals.features) == {LOGITS, Key("logits", 1)}
-    assert signals.features[LOGITS].equal(outputs.start_logits)
-    assert signals.features[Key("logits", 1)].equal(outputs.end_logits)
-    assert signals.masks["logits"].tolist() == signals.masks["logits.1"].tolist() == INPUTS["attention_mask"].tolist()
+def test_inputs_without_names_are_refused_with_the_remedy() -> None:
+    with pytest.raises(OutputError, match="give dictionaries, or a FunctionAdaptor"):
+        HuggingFaceAdaptor("rows").run(bert(), tuple(INPUTS.values()), frozenset({LOGITS}), {})
 
 
 @pytest.mark.parametrize("logits", ["rows", "tokens"])

@@ -180,7 +180,7 @@ def test_per_layer_settings_go_with_their_layers() -> None:
     student = build_student(teacher, StudentSpec(layers=(0, 2, 3)))
     assert student.config.layer_types == [kinds[0], kinds[2], kinds[3]]
     assert build_student(teacher, StudentSpec(shape="T12-nano")).config.layer_types == kinds * 3
-    with pytest.raises(PlanError, match="cannot be moved to the places 0 to 1: choose other layers.*attn_norm"):
+    with pytest.raises(PlanError, match=r"cannot be moved to the places 0 to 1: choose other layers.*attn_norm"):
         build_student(teacher, StudentSpec(layers=(1, 2)))  # the first layer has no norm of its own, unlike the others
 
 

@@ -375,3 +375,13 @@ def test_a_side_input_as_wide_as_the_padding_is_part_of_the_key() -> None:
         features = torch.tensor([[0.0, 0.0, last], [0.0, 0.0, last]])
         answer = cached.signals(batch_of([[5], [6, 7, 8]], features=features), frozenset({LOGITS}))
         assert answer[LOGITS].equal(features)
+
+
+def test_values_over_positions_that_padding_changes_are_refused_with_the_remedy() -> None:
+    def one_value_a_position(batch: Any, outputs: Any) -> dict[str, Any]:
+        return {"logits": outputs["logits"][..., 0]}
+
+    cached = CachedTeacher(live(one_value_a_position), MemoryStore())
+    cached.signals(batch_of([[5, 6]]), frozenset({LOGITS}))
+    with pytest.raises(OutputError, match="switch the cache off, or pad every batch to one length"):
+        cached.signals(batch_of([[5, 6], [7, 8, 9]]), frozenset({LOGITS}))

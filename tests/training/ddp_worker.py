@@ -12,7 +12,8 @@ from stillhouse.training import FitOptions, LoaderSource, fit
 from stillhouse.training.bundle import Bundle
 from tests.training.toy import make_plan, rows, split
 
-SHARES = {0: ([0, 2, 3, 6, 7], [2, 2, 1]), 1: ([1, 4, 5], [1, 2])}  # rank: its rows, its micro-batches; ragged on purpose
+# For each rank its rows and the sizes of its micro-batches; uneven on purpose.
+SHARES = {0: ([0, 2, 3, 6, 7], [2, 2, 1]), 1: ([1, 4, 5], [1, 2])}
 
 
 def train(opaque: bool, batches: list[dict[str, torch.Tensor]], accumulation: int) -> torch.Tensor:

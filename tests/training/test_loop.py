@@ -254,7 +254,7 @@ class TestEvaluation:
         assert torch.equal(*results)
 
     def test_an_unknown_metric_is_said(self) -> None:
-        with pytest.raises(PlanError, match="'f1'.*accuracy"):
+        with pytest.raises(PlanError, match=r"'f1'.*accuracy"):
             train(make_plan(), split([8]), evaluation=Evaluation(lambda student: {"accuracy": 0.0}, "f1"))
 
     def test_events_tell_metrics_before_the_checkpoint(self, tmp_path: Path) -> None:

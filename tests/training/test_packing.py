@@ -27,7 +27,8 @@ def same(a: Any, b: Any) -> bool:
 
 def test_structure_types_and_keys_survive(tmp_path: Path) -> None:
     shared = torch.arange(4.0)
-    state = {"a": [1, 2.5, None, True, "x"], 3: (shared, shared[:2]), "empty": {}, "b": torch.tensor(1, dtype=torch.int8)}
+    number = torch.tensor(1, dtype=torch.int8)
+    state = {"a": [1, 2.5, None, True, "x"], 3: (shared, shared[:2]), "empty": {}, "b": number}
     save_nested(state, tmp_path, "state")
     assert same(load_nested(tmp_path, "state"), state)
 
