@@ -19,17 +19,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import Self
 
-from stillhouse import modes, presets
+from stillhouse import modes
 from stillhouse.adaptors import Adaptor, FunctionAdaptor
 from stillhouse.batches import as_batch, batch_to_device
-from stillhouse.config import DistillationConfig, IntermediateMatch, TrainingConfig
+from stillhouse.config import DistillationConfig, TrainingConfig
 from stillhouse.errors import PlanError
 from stillhouse.losses import UserLosses
 from stillhouse.objective import Objective, TaskObjective, Term
 from stillhouse.plan import Distillation
-from stillhouse.schedules import Constant, OfFraction, Schedule
 from stillhouse.teachers import CachedTeacher, EnsembleTeacher, LiveTeacher, NoTeacher, RoutedTeacher, TeacherSource
 from stillhouse.teachers.stores import MemoryStore
+from stillhouse.terms import HARD_LABEL_TERM, Matches, logits_terms
 from stillhouse.training import (
     BatchSource,
     Bundle,
@@ -48,10 +48,9 @@ from stillhouse.training import (
 )
 from stillhouse.training.randomness import seed_everything
 from stillhouse.training.step import measure
-from stillhouse.types import Key, Progress
+from stillhouse.types import Progress
 
 AnyAdaptor = Adaptor | Callable[[Any, Any], Mapping[str, Any]]
-KD_TERM, HARD_LABEL_TERM = "unweighted_kd_loss", "unweighted_hard_label_loss"
 
 
 class Distiller:
@@ -226,7 +225,7 @@ class BasicDistiller(_LoaderDistiller):
         adaptor_S: AnyAdaptor,
     ) -> None:
         _warn_ignored_matches(distill_config, "BasicDistiller", "use GeneralDistiller")
-        objective = Objective(_logits_terms(distill_config))
+        objective = Objective(logits_terms(distill_config))
         source = _cached(distill_config, LiveTeacher(model_T, _adaptor(adaptor_T)))
         super().__init__(train_config, Distillation(model_S, _adaptor(adaptor_S), source, objective), [model_T])
         self.d_config, self.model_T = distill_config, model_T
@@ -248,8 +247,8 @@ class GeneralDistiller(_LoaderDistiller):
         if distill_config.is_caching_logits:
             warnings.warn("GeneralDistiller does not cache logits, since it needs the teacher's layers in every batch; "
                           "use BasicDistiller, or a recipe, whose cache keeps layers too", stacklevel=2)
-        matches = _Matches(distill_config, model_S)
-        objective = Objective([*_logits_terms(distill_config, optional=True), *matches.terms])
+        matches = Matches(distill_config, model_S)
+        objective = Objective([*logits_terms(distill_config, optional=True), *matches.terms])
         source = LiveTeacher(model_T, _adaptor(adaptor_T))
         super().__init__(train_config, Distillation(model_S, _adaptor(adaptor_S), source, objective), [model_T])
         self.d_config, self.model_T, self._matches = distill_config, model_T, matches
@@ -277,7 +276,7 @@ class MultiTeacherDistiller(_LoaderDistiller):
         _warn_ignored_matches(distill_config, "MultiTeacherDistiller",
                               "layers of different teachers have no common meaning; drop them")
         ensemble = EnsembleTeacher([LiveTeacher(m, _adaptor(a)) for m, a in zip(model_T, adaptors, strict=True)])
-        objective = Objective(_logits_terms(distill_config))
+        objective = Objective(logits_terms(distill_config))
         source = _cached(distill_config, ensemble)
         super().__init__(train_config, Distillation(model_S, _adaptor(adaptor_S), source, objective), list(model_T))
         self.d_config, self.model_T = distill_config, model_T
@@ -300,8 +299,8 @@ class MultiTaskDistiller(Distiller):
         if set(adaptor_T) != tasks or set(adaptor_S) != tasks:
             raise PlanError(f"teachers are given for {sorted(tasks)}, teacher adaptors for {sorted(adaptor_T)}, "
                             f"student adaptors for {sorted(adaptor_S)}; they must name the same tasks")
-        matches = _Matches(distill_config, model_S)
-        shared = Objective([*_logits_terms(distill_config, optional=True), *matches.terms])
+        matches = Matches(distill_config, model_S)
+        shared = Objective([*logits_terms(distill_config, optional=True), *matches.terms])
         teacher = RoutedTeacher({task: LiveTeacher(model_T[task], _adaptor(adaptor_T[task])) for task in model_T})
         adaptors = {task: _adaptor(adaptor_S[task]) for task in model_T}
         plan = Distillation(model_S, adaptors, teacher, TaskObjective(dict.fromkeys(model_T, shared)))
@@ -342,49 +341,6 @@ Distillers: dict[str, type[Distiller]] = {
     "Basic": BasicDistiller, "General": GeneralDistiller, "MultiTeacher": MultiTeacherDistiller,
     "MultiTask": MultiTaskDistiller, "Train": BasicTrainer,
 }
-
-
-class _Matches:
-    """The terms of a configuration's intermediate matches, and the optimizer groups of their projections."""
-
-    def __init__(self, config: DistillationConfig, student: nn.Module) -> None:
-        self.terms: list[Term] = []
-        self.parameter_groups: list[dict[str, Any]] = []
-        dtype = next((p.dtype for p in student.parameters() if p.is_floating_point()), None)
-        for match in config.intermediate_matches:
-            projection = None
-            if match.proj is not None:
-                name, dim_student, dim_teacher, *options = match.proj
-                projection = presets.PROJ_MAP[name](dim_student, dim_teacher).to(dtype=dtype)
-                group_options = (options[0] or {}) if options else {}
-                self.parameter_groups.append({"params": list(projection.parameters()), **group_options})
-            loss = presets.match_loss(match.loss, _keys(match, "S"), _keys(match, "T"), projection)
-            self.terms.append(Term(self._name(match), loss, Constant(match.weight)))
-
-    def _name(self, match: IntermediateMatch) -> str:
-        layers = ["-".join(str(key.index) for key in _keys(match, side)) for side in "ST"]
-        name = f"unweighted_{match.feature}_{match.loss}_{layers[0]}_{layers[1]}"
-        taken = sum(term.name == name or term.name.startswith(f"{name}#") for term in self.terms)
-        return f"{name}#{taken + 1}" if taken else name
-
-
-def _keys(match: IntermediateMatch, side: str) -> list[Key]:
-    layers = match.layer_S if side == "S" else match.layer_T
-    return [Key(match.feature, layer) for layer in (layers if isinstance(layers, list) else [layers])]
-
-
-def _logits_terms(config: DistillationConfig, optional: bool = False) -> list[Term]:
-    kd = presets.kd_loss(config.kd_loss_type, config.temperature)
-    return [
-        Term(KD_TERM, kd, _weight(config.kd_loss_weight, config.kd_loss_weight_scheduler), all_heads=True,
-             optional=optional),
-        Term(HARD_LABEL_TERM, UserLosses(), _weight(config.hard_label_weight, config.hard_label_weight_scheduler),
-             optional=True),
-    ]
-
-
-def _weight(weight: float, scheduler: str | None) -> Schedule:
-    return Constant(weight) if scheduler is None else OfFraction(presets.WEIGHT_SCHEDULER[scheduler])
 
 
 def _adaptor(given: AnyAdaptor) -> Adaptor:

@@ -1,4 +1,4 @@
-"""From a recipe to a run folder."""
+"""One run: from a recipe without stages to its folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stillhouse.recipe.teacher_training import trained_teacher
 from stillhouse.recipe.versions import versions
 from stillhouse.tasks import Judgement
 from stillhouse.teachers import LiveTeacher
-from stillhouse.training import ConsoleSink, Sink, distributed, resolve_device
+from stillhouse.training import ConsoleSink, Sink, distributed
 
 
 @dataclass(frozen=True)
@@ -57,29 +57,6 @@ class Watch:
     def sinks_of(self, title: str) -> list[Sink]:
         """The sinks of one training."""
         return [ConsoleSink(title), *self.sinks]
-
-
-def run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, console: Console | None = None,
-        sinks: Sequence[Sink] = ()) -> RunResult:
-    """Carry out a recipe. Everything is loaded and checked before the run folder is made.
-
-    Args:
-        recipe: what to do; see `load_recipe`.
-        resume: go on with what the output folder holds, whatever it is: nothing, a part of a run, or a finished one.
-        overwrite: delete the run that the output folder holds.
-        console: where progress is told; stderr without.
-        sinks: receive the events of every training, beside the run folder's own files.
-
-    Raises `UsageError` for what the recipe, the data or the models cannot do, `NonFiniteLossError`, `CheckpointError`
-    and `StoreError`. After an error nothing half-written is left: no folder, or one that ``resume`` goes on with.
-    """
-    distributed.start(resolve_device(recipe.training.device))
-    watch = Watch(console or Console(stderr=True), sinks)
-    if recipe.stages:
-        from stillhouse.recipe.stages import run_stages
-
-        return run_stages(recipe, resume=resume, overwrite=overwrite, watch=watch)
-    return run_one(recipe, resume=resume, overwrite=overwrite, watch=watch)
 
 
 def run_one(recipe: Recipe, *, resume: bool, overwrite: bool, watch: Watch) -> RunResult:

@@ -11,9 +11,10 @@ from rich.console import Console
 
 from stillhouse.errors import ConfigError
 from stillhouse.recipe.fitting import write_json
-from stillhouse.recipe.run import RunResult, run
+from stillhouse.recipe.run import RunResult
 from stillhouse.recipe.run_folder import flattened
 from stillhouse.recipe.schema import load_recipe
+from stillhouse.recipe.stages import run
 
 
 def run_seeds(path: str | Path, seeds: Sequence[int], overrides: Sequence[str] = (), *, resume: bool = False,

@@ -1,11 +1,49 @@
-"""Runs one after another, a later one building on the student of an earlier one."""
+"""Carry out a recipe: one run, or stages one after another, a later one building on an earlier one's student."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
 
 from stillhouse.recipe.prepare import Loaded, Prepared, StandIns, prepare
 from stillhouse.recipe.run import RunResult, Watch, run_one
 from stillhouse.recipe.run_folder import RunFolder
 from stillhouse.recipe.schema import Recipe
+from stillhouse.training import Sink, distributed, resolve_device
+
+
+def run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, console: Console | None = None,
+        sinks: Sequence[Sink] = ()) -> RunResult:
+    """Carry out a recipe. Everything is loaded and checked before the run folder is made.
+
+    Args:
+        recipe: what to do; see `load_recipe`.
+        resume: go on with what the output folder holds, whatever it is: nothing, a part of a run, or a finished one.
+        overwrite: delete the run that the output folder holds.
+        console: where progress is told; stderr without.
+        sinks: receive the events of every training, beside the run folder's own files.
+
+    Raises `UsageError` for what the recipe, the data or the models cannot do, `NonFiniteLossError`, `CheckpointError`
+    and `StoreError`. After an error nothing half-written is left: no folder, or one that ``resume`` goes on with.
+    """
+    distributed.start(resolve_device(recipe.training.device))
+    watch = Watch(console or Console(stderr=True), sinks)
+    if recipe.stages:
+        return run_stages(recipe, resume=resume, overwrite=overwrite, watch=watch)
+    return run_one(recipe, resume=resume, overwrite=overwrite, watch=watch)
+
+
+def run_stages(recipe: Recipe, *, resume: bool, overwrite: bool, watch: Watch) -> RunResult:
+    """Run every stage into its own folder; finished ones are skipped with ``resume``."""
+    for stage in recipe.stages:  # before anything is loaded: may all these folders be written?
+        RunFolder(stage, resume=resume, overwrite=overwrite)
+    prepared_stages(recipe)
+    results = []
+    for number, stage in enumerate(recipe.stages, start=1):
+        watch.say(f"stage {number} of {len(recipe.stages)}: {stage.name}, in {stage.output}")
+        results.append(run_one(stage, resume=resume, overwrite=overwrite, watch=watch))
+    return RunResult(results[-1].output, results[-1].metrics, tuple(results))
 
 
 def prepared_stages(recipe: Recipe) -> list[Prepared]:
@@ -21,15 +59,3 @@ def prepared_stages(recipe: Recipe) -> list[Prepared]:
 
 def _stand_ins(prepared: list[Prepared]) -> StandIns:
     return {f"{one.recipe.output}/student": Loaded(one.student, one.tokenizer) for one in prepared}
-
-
-def run_stages(recipe: Recipe, *, resume: bool, overwrite: bool, watch: Watch) -> RunResult:
-    """Run every stage into its own folder; finished ones are skipped with ``resume``."""
-    for stage in recipe.stages:  # before anything is loaded: may all these folders be written?
-        RunFolder(stage, resume=resume, overwrite=overwrite)
-    prepared_stages(recipe)
-    results = []
-    for number, stage in enumerate(recipe.stages, start=1):
-        watch.say(f"stage {number} of {len(recipe.stages)}: {stage.name}, in {stage.output}")
-        results.append(run_one(stage, resume=resume, overwrite=overwrite, watch=watch))
-    return RunResult(results[-1].output, results[-1].metrics, tuple(results))
