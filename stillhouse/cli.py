@@ -16,6 +16,7 @@ import typer
 from stillhouse import __version__
 from stillhouse.errors import ConfigError, StillhouseError
 
+UNEXPECTED_EXIT_CODE = 1
 USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130
 
@@ -100,7 +101,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 2 for what the user can mend, 130 when interrupted."""
+    """Run a command and return its exit code: 0, 2 for what the user can mend, 130 when interrupted, 1 for the rest."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -118,6 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise
             print(error, file=sys.stderr)
             return INTERRUPTED_EXIT_CODE
+        except Exception as error:
+            if debug:
+                raise
+            print(f"unexpected error: {type(error).__name__}: {' '.join(str(error).split())} "
+                  "(run with --debug for the traceback)", file=sys.stderr)
+            return UNEXPECTED_EXIT_CODE
 
 
 def _run(words: list[str]) -> int:

@@ -15,6 +15,7 @@ from stillhouse import presets
 from stillhouse.errors import ConfigError, unknown_name
 
 Positive = Annotated[int, Field(gt=0)]
+Folder = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
 NameOrNone = Annotated[str | None, BeforeValidator(lambda value: None if value == "none" else value)]
 
 
@@ -35,7 +36,7 @@ def validation_message(error: ValidationError, fields: list[str], what: str) -> 
 class Config(BaseModel):
     """Base of the paper's configurations. Raises `ConfigError` for unknown settings and values out of range."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     def __init__(self, **settings: Any) -> None:
         try:
@@ -46,7 +47,9 @@ class Config(BaseModel):
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Self:
-        """Build from a dictionary."""
+        """Build from a dictionary. Raises `ConfigError`."""
+        if not isinstance(settings, dict):
+            raise ConfigError(f"{cls.__name__} is built from a dictionary, not from {settings!r}")
         return cls(**settings)
 
     @classmethod
@@ -86,9 +89,9 @@ class TrainingConfig(Config):
     """Save only in epochs that this divides, and in the last."""
     ckpt_steps: Positive | None = None
     """With num_steps: save every so many steps; None saves at the end only."""
-    log_dir: str | Path | None = None
+    log_dir: Folder | None = None
     """Folder for TensorBoard files; None writes none."""
-    output_dir: str | Path | None = "./saved_models"
+    output_dir: Folder | None = "./saved_models"
     """Folder for checkpoints, made when training starts; None keeps none."""
     device: str = "auto"
     """``auto`` (CUDA, else the CPU), ``cpu``, ``cuda``, ``cuda:1``."""
@@ -209,8 +212,9 @@ class DistillationConfig(Config):
     @field_validator("temperature_scheduler")
     @classmethod
     def _known_temperature(cls, value: str | None) -> str | None:
-        if value is not None:
+        if value not in (None, "constant"):
             presets.look_up("temperature strategy", value, presets.TEMPERATURE_SCHEDULER)
+            raise ValueError("strategies other than 'constant' and 'none' are not available yet")
         return value
 
 

@@ -46,6 +46,7 @@ from stillhouse.training import (
     resolve_device,
     resolve_precision,
 )
+from stillhouse.training.distributed import world_size
 from stillhouse.training.randomness import seed_everything
 from stillhouse.training.step import measure
 from stillhouse.types import Progress
@@ -105,6 +106,7 @@ class Distiller:
             num_epochs = None
         elif num_epochs is None:
             raise PlanError("give num_epochs or num_steps")
+        self._warn_without_effect(num_steps)
         if config.seed is not None:
             seed_everything(config.seed)
         device = resolve_device(config.device)
@@ -135,6 +137,14 @@ class Distiller:
             callback=callback,
         )
         return fit(self.plan, source, optimizer, options, scheduler)
+
+    def _warn_without_effect(self, num_steps: int | None) -> None:
+        if num_steps is None and self.t_config.ckpt_steps is not None:
+            warnings.warn("ckpt_steps has no effect without num_steps; use ckpt_frequency, checkpoints an epoch",
+                          stacklevel=4)
+        if self.t_config.local_rank >= 0 and world_size() == 1:
+            warnings.warn("local_rank has no effect: there is one process; start with torchrun or accelerate launch",
+                          stacklevel=4)
 
     def _precision(self) -> Any:
         return "fp16" if self.t_config.fp16 else self.t_config.precision
@@ -244,9 +254,7 @@ class GeneralDistiller(_LoaderDistiller):
         adaptor_T: AnyAdaptor,
         adaptor_S: AnyAdaptor,
     ) -> None:
-        if distill_config.is_caching_logits:
-            warnings.warn("GeneralDistiller does not cache logits, since it needs the teacher's layers in every batch; "
-                          "use BasicDistiller, or a recipe, whose cache keeps layers too", stacklevel=2)
+        _warn_ignored_caching(distill_config, "GeneralDistiller")
         matches = Matches(distill_config, model_S)
         objective = Objective([*logits_terms(distill_config, optional=True), *matches.terms])
         source = LiveTeacher(model_T, _adaptor(adaptor_T))
@@ -299,6 +307,7 @@ class MultiTaskDistiller(Distiller):
         if set(adaptor_T) != tasks or set(adaptor_S) != tasks:
             raise PlanError(f"teachers are given for {sorted(tasks)}, teacher adaptors for {sorted(adaptor_T)}, "
                             f"student adaptors for {sorted(adaptor_S)}; they must name the same tasks")
+        _warn_ignored_caching(distill_config, "MultiTaskDistiller")
         matches = Matches(distill_config, model_S)
         shared = Objective([*logits_terms(distill_config, optional=True), *matches.terms])
         teacher = RoutedTeacher({task: LiveTeacher(model_T[task], _adaptor(adaptor_T[task])) for task in model_T})
@@ -357,3 +366,9 @@ def _cached(config: DistillationConfig, source: TeacherSource) -> TeacherSource:
 def _warn_ignored_matches(config: DistillationConfig, name: str, remedy: str) -> None:
     if config.intermediate_matches:
         warnings.warn(f"{name} ignores intermediate_matches: {remedy}", stacklevel=3)
+
+
+def _warn_ignored_caching(config: DistillationConfig, name: str) -> None:
+    if config.is_caching_logits:
+        warnings.warn(f"{name} does not cache logits, since it may need the teacher's layers in every batch; use "
+                      "BasicDistiller, or a recipe, whose cache keeps layers too", stacklevel=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -109,6 +110,8 @@ class Objective(nn.Module):
                 views = _view(student, head), _view(teacher, head)
                 missing = _missing(term.loss.needs, *views)
                 if missing and term.optional:
+                    warnings.warn(f"loss {term.name!r} has a weight but is left out: {missing} was not given",
+                                  stacklevel=2)
                     continue
                 if missing:
                     raise OutputError(f"loss {term.name!r} needs {missing}, which was not given")

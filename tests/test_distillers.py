@@ -284,6 +284,14 @@ class TestConfig:
         assert DistillationConfig.from_dict(config.to_dict()) == config
         assert pickle.loads(pickle.dumps(config)) == config
 
+    def test_paths_go_to_files_and_back_too(self, tmp_path: Path) -> None:
+        config = TrainingConfig(output_dir=tmp_path / "out", log_dir=tmp_path)
+        config.to_json_file(tmp_path / "c.json")
+        config.to_yaml_file(tmp_path / "c.yaml")
+        assert TrainingConfig.from_json_file(tmp_path / "c.json") == config
+        assert TrainingConfig.from_dict(config.to_dict()) == config
+        assert TrainingConfig.from_yaml_file(tmp_path / "c.yaml") == config
+
     def test_it_is_frozen(self) -> None:
         with pytest.raises(ValueError, match="frozen"):
             DistillationConfig().temperature = 3  # type: ignore[misc]
@@ -291,6 +299,7 @@ class TestConfig:
     @pytest.mark.parametrize(("settings", "message"), [
         ({"temperatur": 3}, "did you mean 'temperature'"),
         ({"temperature": 0}, "temperature=0"),
+        ({"temperature": float("inf")}, "temperature=inf"),
         ({"temperature": "8"}, "temperature='8'"),
         ({"kd_loss_type": "klx"}, "unknown kd_loss_type 'klx'.*ce, mse"),
         ({"temperature_scheduler": "flsv"}, "unknown temperature strategy"),
@@ -314,9 +323,31 @@ class TestConfig:
         GeneralDistiller(tconf(tmp_path), config, Toy(8, 3, 1), Toy(6, 2, 2), adaptor, adaptor)
         assert match == MATCH
 
-    def test_settings_without_effect_warn(self) -> None:
+    def test_settings_without_effect_warn(self, tmp_path: Path) -> None:
         with pytest.warns(UserWarning, match="data_parallel has no effect"):
             TrainingConfig(data_parallel=True)
+        config = DistillationConfig(is_caching_logits=True)
+        models, adaptors = {"a": Toy(8, 3, 1)}, {"a": adaptor}
+        with pytest.warns(UserWarning, match="MultiTaskDistiller does not cache"):
+            MultiTaskDistiller(tconf(tmp_path), config, models, Toy(6, 2, 2), adaptors, adaptors)
+        for setting in ({"ckpt_steps": 3}, {"local_rank": 0}):
+            trainer = BasicTrainer(tconf(tmp_path, **setting), Toy(6, 2, 2), adaptor)
+            with pytest.warns(UserWarning, match=f"{next(iter(setting))} has no effect"):
+                trainer.train(torch.optim.SGD(trainer.model_S.parameters(), lr=0.1), batches(1), num_epochs=1)
+
+    def test_a_registered_temperature_strategy_is_refused_rather_than_ignored(self) -> None:
+        stillhouse.register_new("temperature_scheduler", "mine", lambda s, t, base: base)
+        try:
+            with pytest.raises(ConfigError, match="not available yet"):
+                DistillationConfig(temperature_scheduler="mine")
+        finally:
+            del stillhouse.TEMPERATURE_SCHEDULER["mine"]
+
+    def test_hard_labels_without_the_adaptors_losses_warn(self, tmp_path: Path) -> None:
+        config = DistillationConfig(hard_label_weight=1.0)
+        distiller = BasicDistiller(tconf(tmp_path), config, Toy(8, 3, 1), Toy(6, 2, 2), adaptor, adaptor)
+        with pytest.warns(UserWarning, match="'unweighted_hard_label_loss' has a weight but is left out"):
+            distiller.train_on_batch((batches()[0][0],), {})
 
 
 class TestPresets:

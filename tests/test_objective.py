@@ -169,7 +169,8 @@ def test_an_optional_term_is_left_out_where_a_side_lacks_its_tensors(side: int) 
     sides = tensors()
     del sides[side][LOGITS], sides[0][SECOND], sides[1][SECOND]
     objective = Objective([kd(all_heads=True, optional=True), hidden()])
-    assert set(objective(*sides, MASKS, START)) == {Part("hidden", 0)}
+    with pytest.warns(UserWarning, match=r"'kd' has a weight but is left out: the .* logits\[0\] was not given"):
+        assert set(objective(*sides, MASKS, START)) == {Part("hidden", 0)}
 
 
 @pytest.mark.parametrize(("term", "masks", "missing"), [
@@ -203,6 +204,15 @@ def test_sums_and_counts_of_parts_give_the_mean_of_the_whole() -> None:
     counts = {TOKENS: sum(objective.counts(masks)[TOKENS] for _, _, masks in parts)}
     totals = [objective.combine(objective(s, t, masks, START), counts, START)[0] for s, t, masks in parts]
     torch.testing.assert_close(sum(totals), squared(student[LOGITS], teacher[LOGITS], MASK))
+
+
+def test_the_mean_over_a_single_unit_is_its_value() -> None:
+    student, teacher = tensors()
+    mask = torch.tensor([[0, 1, 0], [0, 0, 0]])
+    objective = Objective([kd()])
+    total, _ = objective.combine(objective(student, teacher, {"logits": mask}, START),
+                                 objective.counts({"logits": mask}), START)
+    torch.testing.assert_close(total, squared(student[LOGITS], teacher[LOGITS], mask))
 
 
 def test_over_nothing_the_mean_is_zero_with_a_graph() -> None:

@@ -69,7 +69,7 @@ class HuggingFaceAdaptor(Adaptor):
         tokens = inputs.get("attention_mask")
         if tokens is None:
             tokens = torch.ones_like(inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"][..., 0])
-        per_logit = tokens if self.logits == "tokens" else torch.ones_like(tokens[:, :1])
+        per_logit = tokens if self.logits == "tokens" else tokens.ne(0).any(dim=1, keepdim=True)
         masks = {"inputs": tokens, "logits": per_logit}
         if inputs.get("labels") is not None:
             masks["labels"] = labels_mask(inputs["labels"])

@@ -19,6 +19,7 @@ from rich.table import Table
 from stillhouse import BasicTrainer, TrainingConfig
 from stillhouse.demo.harvest import harvest, write
 from stillhouse.demo.minilm import pretrained_folder
+from stillhouse.errors import ConfigError
 from stillhouse.recipe import RunResult, load_recipe, run
 from stillhouse.recipe.optimization import adamw, learning_rate_schedule
 from stillhouse.tasks import DataSpec, TextClassification
@@ -27,7 +28,9 @@ from stillhouse.training import resolve_device
 from stillhouse.training.randomness import seed_everything
 
 DEFAULT_DIR = Path("runs/demo")
+MAX_PER_CLASS = 500  # sized for about six minutes on two cores
 TEACHER_EPOCHS, TEACHER_LEARNING_RATE, BATCH_SIZE = 3, 2e-4, 32
+_MARK = ".stillhouse-demo"  # what makes a folder the demo's own, to be replaced by the next one
 STUDENTS: dict[str, dict[str, Any]] = {
     "T3": {"student": {"shape": "T3"}, "training": {"epochs": 3, "learning_rate": 2e-4}},
     "T4-tiny": {"student": {"shape": "T4-tiny"}, "training": {"epochs": 6, "learning_rate": 5e-4},
@@ -45,13 +48,11 @@ class TrainedTeacher(NamedTuple):
 def main(folder: Path = DEFAULT_DIR, console: Console | None = None) -> dict[str, RunResult]:
     """Run the demo into ``folder``, replacing an earlier one, and print its table; the results by student.
 
-    Raises `ConfigError` if the demo's pre-trained model is not installed.
+    Raises `ConfigError` if the demo's pre-trained model is not installed, or if the folder holds anything else.
     """
-    console = console or Console(stderr=True)
+    console = console or Console()
     base = pretrained_folder()
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    make_folder(folder)
     files = harvest_data(folder / "data", console)
     teacher = train_teacher(base, files, folder, console)
     results = {}
@@ -65,10 +66,20 @@ def main(folder: Path = DEFAULT_DIR, console: Console | None = None) -> dict[str
     return results
 
 
+def make_folder(folder: Path) -> None:
+    """An empty folder for the demo; an earlier demo's is emptied, any other that holds something is refused."""
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / _MARK).exists():
+            raise ConfigError(f"{folder} holds other things than a demo; give another folder with --output")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MARK).touch()
+
+
 def harvest_data(folder: Path, console: Console) -> Mapping[str, Path]:
     """Collect the docstrings of what is installed and write them as JSON lines."""
     console.rule("data: which library does this docstring come from?")
-    found = harvest()
+    found = harvest(max_per_class=MAX_PER_CLASS)
     files = write(found, folder)
     counts = {split: len(found.rows(split)) for split in ("train", "validation", "test")}
     names = ", ".join(found.class_names)
@@ -113,7 +124,7 @@ def train_teacher(base: Path, files: Mapping[str, Path], folder: Path, console: 
 def data_section(files: Mapping[str, Path]) -> dict[str, Any]:
     """The data of the recipes."""
     splits = {split: str(files[split]) for split in ("train", "validation", "test")}
-    return splits | {"text": "text", "label": "library", "label_names": str(files["label_names"])}
+    return splits | {"text": "text", "label": "library", "label_names": str(files["label_names"]), "max_length": 64}
 
 
 def recipe_of(teacher: Path, files: Mapping[str, Path], choices: Mapping[str, Any], output: Path) -> dict[str, Any]:

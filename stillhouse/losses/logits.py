@@ -83,8 +83,7 @@ class SoftCrossEntropy(LogitsLoss):
 
     @staticmethod
     def per_token(student_BLC: Tensor, teacher_BLC: Tensor, temperature: float | Tensor) -> Tensor:
-        teacher_p = (teacher_BLC / temperature).softmax(dim=-1)
-        return -(teacher_p * (student_BLC / temperature).log_softmax(dim=-1)).sum(dim=-1)
+        return -_expected((teacher_BLC / temperature).softmax(dim=-1), (student_BLC / temperature).log_softmax(dim=-1))
 
 
 class LogitMSE(LogitsLoss):
@@ -110,9 +109,14 @@ class ForwardKL(LogitsLoss):
     def per_token(student_BLC: Tensor, teacher_BLC: Tensor, temperature: float | Tensor) -> Tensor:
         student_logp = (student_BLC / temperature).log_softmax(dim=-1)
         teacher_logp = (teacher_BLC / temperature).log_softmax(dim=-1)
-        divergence = F.kl_div(student_logp, teacher_logp, reduction="none", log_target=True).sum(dim=-1)
+        divergence = _expected(teacher_logp.exp(), teacher_logp - student_logp)
         scale = temperature**2
         return divergence * (scale.squeeze(-1) if isinstance(scale, Tensor) else scale)
+
+
+def _expected(p_BLC: Tensor, values_BLC: Tensor) -> Tensor:
+    """The mean of values under a distribution; a class of probability 0 adds nothing, even if its value is -inf."""
+    return (p_BLC * values_BLC.masked_fill(p_BLC.eq(0), 0.0)).sum(dim=-1)
 
 
 class HardLabels(Loss):

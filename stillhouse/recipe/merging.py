@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from stillhouse.errors import ConfigError
@@ -64,6 +65,7 @@ def merge_stages(values: Mapping[str, Any]) -> Mapping[str, Any]:
         return values
     shared = {key: value for key, value in values.items() if key not in _NOT_INHERITED}
     students: dict[str, str] = {}
+    outputs = {"the recipe itself": values.get("output")}
     merged_stages = []
     for number, stage in enumerate(stages):
         where = f"stages.{number}"
@@ -74,6 +76,8 @@ def merge_stages(values: Mapping[str, Any]) -> Mapping[str, Any]:
         if merged.get("stages"):
             raise ValueError(f"{where}.stages: stages cannot have stages; list them one after another")
         merged.setdefault("output", f"{values.get('output')}/{name}")
+        _require_own_folder(merged["output"], outputs, where)
+        outputs[f"stage {name}"] = merged["output"]
         for section in _REPLACED_WHOLE:
             merged[section] = _without_run(merged.get(section), students, f"{where}.{section}")
         students[name] = f"{merged['output']}/student"
@@ -94,6 +98,17 @@ def _without_rivals(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[s
     """The shared section without a length of training that the stage's own length stands instead of."""
     rivals = _LENGTHS if any(own.get(length) is not None for length in _LENGTHS) else ()
     return {key: value for key, value in shared.items() if key not in rivals}
+
+
+def _require_own_folder(output: Any, others: Mapping[str, Any], where: str) -> None:
+    for owner, other in others.items():
+        if isinstance(output, str) and isinstance(other, str) and _absolute(output) == _absolute(other):
+            raise ValueError(f"{where}.output: {output!r} is the folder of {owner} too; every stage needs a folder of "
+                             "its own, so name another or leave it out")
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().resolve()
 
 
 def _without_run(section: Any, students: Mapping[str, str], where: str) -> Any:

@@ -14,15 +14,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stillhouse.errors import CheckpointError, ConfigError, StillhouseError
+from stillhouse.errors import CheckpointError, ConfigError
 from stillhouse.recipe import yaml_files
 from stillhouse.recipe.fitting import Phase, write_json
 from stillhouse.recipe.schema import Recipe
@@ -48,7 +48,10 @@ class RunFolder:
         self.recipe, self.resume, self.overwrite = recipe, resume, overwrite
         if resume and overwrite:
             raise ConfigError("give --resume or --overwrite, not both")
-        self._check()
+        try:
+            self._check()
+        except OSError as error:
+            raise _not_usable(self.path, error) from error
 
     @property
     def metrics_path(self) -> Path:
@@ -85,17 +88,15 @@ class RunFolder:
         """The folder with its recipe inside. After an error it is removed again if it holds nothing to go on from."""
         distributed.wait_for_all()  # until every rank has seen the folder as it was
         absent = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
-        if distributed.is_main():
-            self._begin()
-        distributed.wait_for_all()
         try:
+            if distributed.is_main():
+                self._begin()
+            distributed.wait_for_all()
             yield
-        except StillhouseError:
+        except Exception:
             if distributed.is_main() and not self._has_checkpoints():
-                self._clear()
-                for folder in absent:
-                    if not any(folder.iterdir()):
-                        folder.rmdir()
+                with suppress(OSError):  # what went wrong first is what the user has to know
+                    self._remove(absent)
             raise
 
     def save_student(self, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -111,11 +112,17 @@ class RunFolder:
         write_json(self.metrics_path, metrics)
 
     def forget(self, name: str) -> None:
-        """Remove a training's checkpoints, which nothing needs any more."""
-        if distributed.is_main():
-            shutil.rmtree(self.phase(name, []).checkpoints_dir, ignore_errors=True)
+        """Remove a training's checkpoints, which nothing needs any more; how long it took stays known."""
+        folder = self.phase(name, []).checkpoints_dir
+        if distributed.is_main() and folder.is_dir():
+            for path in folder.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
 
     def _check(self) -> None:
+        above = next((folder for folder in self.path.parents if folder.exists()), Path())
+        if not above.is_dir():
+            raise ConfigError(f"output: {self.path} cannot be made, for {above} is a file; name another folder")
         if not self.path.exists():
             return
         if Path.cwd().resolve().is_relative_to(self.path.resolve()):
@@ -149,12 +156,20 @@ class RunFolder:
                               "the same values to go on, give --overwrite to start afresh, or another folder as output")
 
     def _begin(self) -> None:
-        if self.overwrite:
-            self._clear()
-        self.path.mkdir(parents=True, exist_ok=True)
-        aside = self.path / ".writing-recipe.yaml"
-        aside.write_text(yaml_files.dump(self.recipe.as_dict()), encoding="utf-8")
-        os.replace(aside, self.path / "recipe.yaml")
+        try:
+            if self.overwrite:
+                self._clear()
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_recipe(self.path, self.recipe)
+        except OSError as error:
+            raise _not_usable(self.path, error) from error
+
+    def _remove(self, absent: Sequence[Path]) -> None:
+        """Remove what this run wrote, and the folders made for it."""
+        self._clear()
+        for folder in absent:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
     def _clear(self) -> None:
         """Remove what a run writes, and nothing else."""
@@ -167,6 +182,17 @@ class RunFolder:
     def _has_checkpoints(self) -> bool:
         folders = (self.phase(name, []).checkpoints_dir for name in ("teacher", "student", "contrast"))
         return any(steps(folder) for folder in folders)
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> None:
+    """Write ``recipe.yaml`` with the defaults filled in: aside, then rename."""
+    aside = folder / ".writing-recipe.yaml"
+    aside.write_text(yaml_files.dump(recipe.as_dict()), encoding="utf-8")
+    os.replace(aside, folder / "recipe.yaml")
+
+
+def _not_usable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"output: {path} cannot be used: {error.strerror or error}; name another folder, or mend that")
 
 
 def _is_a_runs(name: str) -> bool:

@@ -168,9 +168,11 @@ class StudentSection(Section):
     def _one_way(self) -> StudentSection:
         given = [name for name in type(self).model_fields if getattr(self, name) is not None]
         if len(given) != 1:
+            ways = " or ".join(f"--set 'student={_flow({name: getattr(self, name)})}'" for name in given)
             raise ValueError("describe the student in exactly one way: {shape: T3}, {layers: [0, 2, 4]}, {keep: half}, "
                              "{num_hidden_layers: 4, ...}, {model: PATH} or {run: STAGE}; "
-                             f"got {' and '.join(given) or 'none'}")
+                             f"got {' and '.join(given) or 'none'}"
+                             f"{f' (the command line replaces it whole: {ways})' if ways else ''}")
         return self
 
 
@@ -300,6 +302,12 @@ class Recipe(Section):
         if self.teacher.train is not None and self.teacher.train.max_grad_norm is None:
             plain["teacher"]["train"]["max_grad_norm"] = None
         return plain
+
+
+def _flow(value: Mapping[str, Any]) -> str:
+    """As one would write it on the command line."""
+    plain = {key: list(item) if isinstance(item, tuple) else item for key, item in value.items()}
+    return yaml_files.dump_line(plain)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

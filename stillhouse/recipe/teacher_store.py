@@ -22,7 +22,7 @@ from stillhouse.recipe.schema import TeacherTraining
 from stillhouse.tasks import Task
 from stillhouse.tasks.pretrained import save_pretrained
 from stillhouse.teachers import model_fingerprint
-from stillhouse.training import Precision
+from stillhouse.training import Precision, distributed
 
 _RECORD = "teacher.json"
 _DECIDE_NOTHING = {"log_every", "keep_last"}  # settings that leave the weights as they are
@@ -74,7 +74,8 @@ def entry_for(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: T
         "stillhouse": __version__,
         "base": model_fingerprint(base),
         "vocabulary": _hash(sorted(tokenizer.get_vocab().items())),
-        "data": task.fingerprint,
+        "data": [task.split_fingerprint(split) for split in ("train", "validation")],  # the test rows decide nothing
+        "processes": distributed.world_size(),
         "settings": settings.model_dump(mode="json", exclude=_DECIDE_NOTHING) | {"precision": str(precision)},
     }
     return Entry(teachers_dir() / _hash(identity), identity)

@@ -34,6 +34,8 @@ def _line(problem: ErrorDetails, model: type[BaseModel]) -> str:
         return f"{path}: missing; {_purpose(model, problem['loc'])}"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return f"{path}: {given!r} is not a section; known keys: {', '.join(_fields_at(model, problem['loc']))}"
+    if kind == "tuple_type":
+        return f"{path}: {given!r} is not a list; write [..., ...], or lines that start with a dash"
     if kind == "literal_error":
         return f"{path}: {given!r} is not one of {problem.get('ctx', {}).get('expected', '')}"
     return f"{path}: {given!r}: {message[:1].lower()}{message[1:]}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator
@@ -13,6 +15,9 @@ from stillhouse.types import Duration
 MatchLossName = Literal["hidden_mse", "nst", "cos", "pkd"]
 LayerMapName = Literal["uniform", "first", "last"]
 _LAYER_MAPS = ("uniform", "first", "last")
+_CACHES = ("auto", "off", "memory")
+_CACHE_WORDS = {"on": "auto", "yes": "auto", "true": "auto", "disk": "auto", "none": "off", "no": "off", "ram": "memory"}
+"""What people write who mean one of those."""
 
 
 def as_tuple(value: Any) -> Any:
@@ -69,7 +74,18 @@ def _duration(value: Any) -> Any:
 
 
 def _cache(value: Any) -> Any:
-    return "off" if value is False else value  # `off` is false to most readers of YAML
+    if value is False:
+        return "off"  # as most readers of YAML see it
+    if value in _CACHES or (isinstance(value, str) and _looks_like_a_folder(value)):
+        return value
+    word = str(value).lower()
+    near = _CACHE_WORDS.get(word) or next(iter(difflib.get_close_matches(word, _CACHES, n=1)), None)
+    hint = f"did you mean {near}? " if near else ""
+    raise ValueError(f"{value!r}: {hint}Write auto, off, memory, or a folder, with ./ before a bare name")
+
+
+def _looks_like_a_folder(value: str) -> bool:
+    return value.startswith((".", "~")) or "/" in value or "\\" in value or (bool(value) and Path(value).exists())
 
 
 _AS_IT_IS = PlainSerializer(lambda value: value, return_type=Any)
@@ -82,7 +98,7 @@ DurationText = Annotated[str | float, PlainValidator(_duration), _AS_IT_IS]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
-CacheName = Annotated[str, BeforeValidator(_cache), Field(min_length=1)]
+CacheName = Annotated[str, BeforeValidator(_cache)]
 LayerNumbers = Annotated[tuple[int, ...] | None, BeforeValidator(as_tuple)]
 MatchLosses = Annotated[tuple[MatchLossName, ...], BeforeValidator(as_tuple), Field(min_length=1)]
 OneOrMore = BeforeValidator(_one_or_more)

@@ -81,6 +81,12 @@ def read(path: Path) -> Any:
     return parse(text, str(path))
 
 
+def dump_line(value: Any) -> str:
+    """The same on one line: ``{shape: T3}``."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True,
+                     width=float("inf")).strip()
+
+
 def dump(value: Any) -> str:
     """A plain value as YAML, in its own order."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

@@ -51,10 +51,16 @@ def wait_for_all() -> None:
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """The sum over ranks, on every rank."""
-    if world_size() > 1:
-        tensor = tensor.clone()
-        dist.all_reduce(tensor)
-    return tensor
+    if world_size() == 1:
+        return tensor
+    sent = tensor.detach().to(_wire_device(), copy=True)
+    dist.all_reduce(sent)
+    return sent.to(tensor.device)
+
+
+def _wire_device() -> torch.device:
+    """Where tensors must be for a collective operation: nccl only moves those of a CUDA device."""
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
 def same_on_all(value: Any) -> Any:
@@ -75,11 +81,15 @@ def gather_objects(value: Any) -> list[Any]:
     return values
 
 
-def wrap(bundle: nn.Module, *, find_unused_parameters: bool) -> nn.Module:
-    """The module to call in training: wrapped for gradient averaging if there are several ranks."""
+def wrap(bundle: nn.Module) -> nn.Module:
+    """The module to call in training: wrapped for gradient averaging if there are several ranks.
+
+    Parameters that a step does not reach are looked for, since what an objective reaches may change from step to step
+    (schedules, tasks, optional terms) and many models hold parts that nothing uses; without, ranks fail or disagree.
+    """
     if world_size() == 1:
         return bundle
-    return DistributedDataParallel(bundle, find_unused_parameters=find_unused_parameters)
+    return DistributedDataParallel(bundle, find_unused_parameters=True)
 
 
 def synchronised(model: nn.Module, is_last: bool) -> contextlib.AbstractContextManager[Any]:
@@ -98,7 +108,7 @@ def aligned(own_windows: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
     template: Batch | None = None
     while True:
         window = next(iterator, [])
-        longest = torch.tensor([len(window)])
+        longest = torch.tensor([len(window)], device=_wire_device())
         dist.all_reduce(longest, op=dist.ReduceOp.MAX)
         if longest.item() == 0:
             return

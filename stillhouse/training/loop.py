@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from stillhouse import modes
 from stillhouse.batches import batch_to_device
@@ -72,7 +74,8 @@ class _Run:
         self.plan, self.source, self.options = plan, source, options
         self.optimizer, self.scheduler = optimizer, scheduler
         self.bundle = Bundle(plan, options.precision).to(options.device)
-        self.model = distributed.wrap(self.bundle, find_unused_parameters=_may_leave_parameters_unused(plan))
+        _require_trainable(plan, optimizer, scheduler)
+        self.model = distributed.wrap(self.bundle)
         self.scaler = options.precision.scaler(options.device)
         self.recorder = Recorder(options.sinks, options.log_every)
         self.keeper = Keeper(plan.student, options, self.recorder)
@@ -125,7 +128,9 @@ class _Run:
             self.scaler.update()
             self.recorder.record(self.step, window.epoch, result, norm, self.optimizer)
         if self.scheduler is not None:
-            self.scheduler.step()
+            with warnings.catch_warnings():  # a step without weights or with overflow skips the optimizer, rightly
+                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+                self.scheduler.step()
 
     def end_epoch(self, next_epoch: int) -> None:
         """The position moves to the start of the next epoch."""
@@ -190,8 +195,20 @@ def total_steps(source: BatchSource, options: FitOptions) -> int | None:
     return math.ceil(round((options.num_epochs or 0) * math.ceil(longest / options.accumulation), 6))
 
 
-def _may_leave_parameters_unused(plan: Distillation) -> bool:
-    return len(plan.objective.tasks()) > 1 or _has_schedules(plan)
+def _require_trainable(plan: Distillation, optimizer: Optimizer, scheduler: Any) -> None:
+    """Raise `PlanError` for an optimizer that holds the wrong parameters, and for kinds that cannot be used."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if not any(id(parameter) in held for parameter in plan.student.parameters()):
+        raise PlanError("the optimizer holds no parameter of the student; make it over student.parameters()")
+    lost = [name for name, p in plan.objective.named_parameters() if p.requires_grad and id(p) not in held]
+    if lost:
+        raise PlanError(f"the optimizer lacks parameters of the losses ({', '.join(lost)}), which would never be "
+                        "trained; make it over [*student.parameters(), *objective.parameters()]")
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise PlanError("LBFGS evaluates the loss several times a step, which this loop does not; use AdamW or SGD")
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise PlanError("ReduceLROnPlateau waits for a metric, and schedulers are stepped after every optimizer step; "
+                        "use a schedule of the step, such as LambdaLR")
 
 
 def _has_schedules(plan: Distillation) -> bool:

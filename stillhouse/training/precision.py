@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,22 +44,18 @@ def has_fast_bf16(device: torch.device) -> bool:
     """Whether bf16 matrix products run in hardware (elsewhere they are emulated, and slower than fp32)."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
-    return device.type == "mps"
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto``: CUDA, else MPS, else the CPU. Raises `PlanError` for a device that is not here."""
+    """``auto``: CUDA, else the CPU. Raises `PlanError` for a device that is not here or not supported."""
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device())
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise PlanError(f"device {name!r} is not known: use 'auto', 'cpu', 'cuda' or 'cuda:0'") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise PlanError(f"device {name!r}: torch finds no CUDA device on this machine; set device='auto' or 'cpu'")
-    return device
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
+    if match is None:
+        raise PlanError(f"device {name!r} is not supported: use 'auto', 'cpu', 'cuda' or 'cuda:0'")
+    if name != "cpu" and int(match[1] or 0) >= torch.cuda.device_count():
+        raise PlanError(f"device {name!r}: torch finds {torch.cuda.device_count()} CUDA devices on this machine; "
+                        "set device='auto' or 'cpu'")
+    return torch.device(name)

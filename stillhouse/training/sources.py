@@ -51,8 +51,10 @@ class LoaderSource(BatchSource):
         self.num_batches = _length(loader)
 
     def epoch(self, number: int, skip: int) -> Iterator[Batch]:
-        for name in ("sampler", "batch_sampler"):
-            holder: Any = getattr(self.loader, name, None)
+        for path in (("sampler",), ("batch_sampler",), ("batch_sampler", "sampler")):
+            holder: Any = self.loader
+            for name in path:
+                holder = getattr(holder, name, None)
             if hasattr(holder, "set_epoch"):
                 holder.set_epoch(number)
         iterator = iter(self.loader)

@@ -8,6 +8,8 @@ import warnings
 import torch
 import torch.distributed as dist
 
+from stillhouse.objective import Objective
+from stillhouse.plan import Distillation
 from stillhouse.training import FitOptions, LoaderSource, fit
 from stillhouse.training.bundle import Bundle
 from tests.training.toy import make_plan, rows, split
@@ -16,9 +18,22 @@ from tests.training.toy import make_plan, rows, split
 SHARES = {0: ([0, 2, 3, 6, 7], [2, 2, 1]), 1: ([1, 4, 5], [1, 2])}
 
 
-def train(opaque: bool, batches: list[dict[str, torch.Tensor]], accumulation: int) -> torch.Tensor:
+KINDS = ("declared", "opaque", "layers only")
+
+
+def plan_of(kind: str) -> Distillation:
+    """The toy plan; ``layers only`` leaves the student's output parameters out of the loss."""
+    plan = make_plan(opaque=kind == "opaque")
+    if kind != "layers only":
+        return plan
+    assert isinstance(plan.objective, Objective)
+    objective = Objective([plan.objective.terms["hidden"]])
+    return Distillation(plan.student, plan.adaptor, plan.teacher, objective)
+
+
+def train(kind: str, batches: list[dict[str, torch.Tensor]], accumulation: int) -> torch.Tensor:
     """Two epochs of plain gradient descent; all trained weights."""
-    plan = make_plan(opaque)
+    plan = plan_of(kind)
     optimizer = torch.optim.SGD(Bundle(plan).parameters(), lr=0.3)
     options = FitOptions(num_epochs=2, accumulation=accumulation, max_grad_norm=0.5)
     with warnings.catch_warnings():
@@ -32,6 +47,6 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")
     chosen = [rows()[i] for i in SHARES[dist.get_rank()][0]]
     micro_batches = split(SHARES[dist.get_rank()][1], chosen)
-    weights = {str(opaque): train(opaque, micro_batches, accumulation=3) for opaque in (False, True)}
+    weights = {kind: train(kind, micro_batches, accumulation=3) for kind in KINDS}
     torch.save(weights, f"{sys.argv[1]}/rank{dist.get_rank()}.pt")
     dist.destroy_process_group()

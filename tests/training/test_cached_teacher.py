@@ -68,8 +68,8 @@ def collate(rows: list[list[int]], width: int = 0) -> dict[str, Tensor]:
 def student_of(teacher: TeacherSource) -> Tensor:
     """The trained weights after two shuffled epochs with dropout and accumulation, projections included."""
     torch.manual_seed(1)
-    objective = Objective([Term("kd", SoftCrossEntropy(4.0)), Term("hidden", HiddenMSE([HIDDEN], [HIDDEN],
-                                                                                      linear(5, 8)))])
+    objective = Objective([Term("kd", SoftCrossEntropy(4.0)),
+                           Term("hidden", HiddenMSE([HIDDEN], [HIDDEN], linear(5, 8)))])
     plan = Distillation(Student(), ADAPTOR, teacher, objective)
     loader: Any = DataLoader(ROWS, batch_size=3, shuffle=True, collate_fn=collate)  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(Bundle(plan).parameters(), lr=0.05)
@@ -102,7 +102,7 @@ def an_earlier_run(cached: CachedTeacher) -> None:
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 @pytest.mark.parametrize(("fill", "forwards"), [
-    (nothing, 8), (half_of_the_rows, 4), (half_of_the_keys, 8), (everything, 0), (an_earlier_run, 0),
+    (nothing, 8), (half_of_the_rows, 4), (half_of_the_keys, 6), (everything, 0), (an_earlier_run, 0),
 ])
 def test_a_run_does_not_depend_on_what_was_cached_before(
     fill: Callable[[CachedTeacher], None], forwards: int, dtype: torch.dtype | None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from .ddp_worker import train
+from .ddp_worker import KINDS, train
 from .toy import collate, rows
 
 ROOT = Path(__file__).parents[2]
@@ -43,11 +43,11 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, torch.Tens
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("opaque", [False, True], ids=["declared masks", "opaque masks"])
-def test_two_uneven_ranks_train_as_one_process_on_all_rows(ranks: list[dict[str, torch.Tensor]], opaque: bool) -> None:
-    alone = train(opaque, [collate(rows())], accumulation=1)
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_uneven_ranks_train_as_one_process_on_all_rows(ranks: list[dict[str, torch.Tensor]], kind: str) -> None:
+    alone = train(kind, [collate(rows())], accumulation=1)
     for weights in ranks:
-        torch.testing.assert_close(weights[str(opaque)], alone, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(weights[kind], alone, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.distributed

@@ -33,7 +33,7 @@ from stillhouse.training import (
 from stillhouse.training import checkpoint as checkpoints
 from stillhouse.training.events import CheckpointSaved, Evaluated, Event, RunFinished, StepLogged
 
-from .resumable import run, shuffled_loader, weights_of
+from .resumable import StopAt, run, shuffled_loader, weights_of
 from .toy import collate, make_plan, rows, split
 
 ROOT = Path(__file__).parents[2]
@@ -58,8 +58,10 @@ def train(plan: Distillation, batches: Any, **options: Any) -> Any:
 
 
 def test_left_over_micro_batches_train_too() -> None:
-    result = train(make_plan(), split([2, 2, 2, 1, 1]), accumulation=2, num_epochs=2)
+    plan = make_plan()
+    result = train(plan, split([2, 2, 2, 1, 1]), accumulation=2, num_epochs=2)
     assert result.steps == 6
+    assert plan.student.forwards == 10
 
 
 def test_windows_cross_the_end_of_an_epoch_when_steps_are_counted() -> None:
@@ -136,6 +138,15 @@ def test_steps_without_any_weight_are_skipped_but_counted() -> None:
     assert plan.student.forwards == 0
 
 
+def test_a_scheduler_makes_no_noise_over_a_first_step_without_any_weight() -> None:
+    base = make_plan()
+    plan = Distillation(base.student, base.adaptor, base.teacher,
+                        Objective([Term("kd", SoftCrossEntropy(2.0), Linear(0.0, 1.0))]))
+    optimizer = torch.optim.SGD(Bundle(plan).parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    fit(plan, LoaderSource(split([4, 4])), optimizer, FitOptions(num_epochs=1), scheduler)
+
+
 def test_a_schedule_needs_the_length_of_training() -> None:
     base = make_plan()
     plan = Distillation(base.student, base.adaptor, base.teacher,
@@ -188,6 +199,30 @@ def test_an_adaptor_that_gives_nothing_is_said_at_the_first_micro_batch() -> Non
                         Objective([Term("kd", SoftCrossEntropy(2.0))]))
     with pytest.raises(OutputError, match=r"needs the student's logits\[0\]"):
         train(plan, split([8]))
+
+
+class TestOptimizers:
+    def fit_with(self, optimizer: Any, scheduler: Any = None, plan: Distillation | None = None) -> None:
+        fit(plan or make_plan(), LoaderSource(split([8])), optimizer, FitOptions(num_epochs=1), scheduler)
+
+    def test_one_over_another_model_is_refused(self) -> None:
+        other = torch.optim.SGD(make_plan().student.parameters(), lr=0.1)
+        with pytest.raises(PlanError, match="no parameter of the student"):
+            self.fit_with(other)
+
+    def test_one_without_the_projection_is_refused(self) -> None:
+        plan = make_plan()
+        with pytest.raises(PlanError, match=r"losses\.hidden\.projection\.linear\.weight"):
+            self.fit_with(torch.optim.SGD(plan.student.parameters(), lr=0.1), plan=plan)
+
+    def test_kinds_that_cannot_work_are_refused_before_training(self) -> None:
+        plan = make_plan()
+        with pytest.raises(PlanError, match="LBFGS"):
+            self.fit_with(torch.optim.LBFGS(Bundle(plan).parameters()), plan=plan)
+        optimizer = torch.optim.SGD(Bundle(plan).parameters(), lr=0.1)
+        with pytest.raises(PlanError, match="LambdaLR"):
+            self.fit_with(optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer), plan)
+        assert plan.student.forwards == 0
 
 
 class TestSaving:
@@ -291,6 +326,28 @@ class TestResume:
         train(make_plan(), split([4, 4]), output_dir=tmp_path)
         with pytest.raises(CheckpointError, match="micro-batches a step"):
             train(make_plan(), split([4, 4]), output_dir=tmp_path, resume=True, accumulation=2)
+
+    def test_a_resumed_run_keeps_the_newest_and_the_best_of_before(self, tmp_path: Path) -> None:
+        def part(folder: Path, scores: list[float], stop_at: int | None, resume: bool) -> tuple[Any, torch.Tensor]:
+            plan, left = make_plan(dropout=0.2), iter(scores)
+            torch.manual_seed(4)
+            result = train(plan, split([1] * 3), num_epochs=2, output_dir=folder, save=EverySteps(1), keep_last=2,
+                           evaluation=Evaluation(lambda student: {"accuracy": next(left)}, "accuracy"),
+                           sinks=[StopAt(stop_at, kill=False)], resume=resume)
+            return result, weights_of(plan)
+
+        scores = [0.9, 0.1, 0.2, 0.3, 0.4, 0.5]
+        whole, weights = part(tmp_path / "whole", scores, None, False)
+        with pytest.raises(KeyboardInterrupt):
+            part(tmp_path / "cut", scores, 4, False)
+        assert checkpoints.steps(tmp_path / "cut") == [1, 3, 4]
+        (tmp_path / "cut" / ".writing-gs5" / "left over").mkdir(parents=True)
+        resumed, resumed_weights = part(tmp_path / "cut", scores[4:], None, True)
+        assert torch.equal(resumed_weights, weights)
+        assert resumed.best_step == whole.best_step == 1 and resumed.evaluations == whole.evaluations
+        names = {folder: sorted(path.name for path in (tmp_path / folder).iterdir()) for folder in ("whole", "cut")}
+        assert names["whole"] == names["cut"] == ["gs1", "gs5", "gs6"]
+        assert [path.parent.name for path in (tmp_path / "cut").rglob(checkpoints.STATE_DIR)] == ["gs6"]
 
     def test_a_damaged_state_is_said(self, tmp_path: Path) -> None:
         train(make_plan(), split([4, 4]), output_dir=tmp_path)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 
 from stillhouse.batches import as_batch
 from stillhouse.errors import DataError
@@ -18,9 +19,12 @@ from stillhouse.teachers import RoutedTeacher
 from stillhouse.training import Bundle, EverySteps, FitOptions, LoaderSource, Sink, TaskSource, fit, sources
 from stillhouse.training.bundle import WindowCounts
 from stillhouse.training.events import CheckpointSaved, Event
+from stillhouse.training.precision import Precision
+from stillhouse.training.step import accumulate_gradients
+from stillhouse.types import Batch, Progress
 
 from .resumable import shuffled_loader, weights_of
-from .toy import make_plan, rows, split
+from .toy import collate, make_plan, rows, split
 
 
 def task_plan() -> Distillation:
@@ -96,6 +100,19 @@ def test_a_tasks_share_is_that_of_its_micro_batches_not_of_its_tokens() -> None:
     assert counts.share("a") == pytest.approx(1 / 3) and counts.share("b") == pytest.approx(2 / 3)
 
 
+def test_a_step_of_several_tasks_is_the_mean_of_theirs_by_micro_batches() -> None:
+    def gradient(window: list[Batch]) -> torch.Tensor:
+        plan = task_plan()
+        plan.student.dropout.p = 0.0
+        bundle = Bundle(plan)
+        accumulate_gradients(plan, bundle, bundle, window, Progress(0, 1), {}, Precision().scaler(torch.device("cpu")))
+        return torch.cat([parameter.grad.flatten() for parameter in plan.student.parameters()])
+
+    long, short, last = split([4, 3, 1], rows())
+    a, b = [as_batch(long, "a")], [as_batch(short, "b"), as_batch(last, "b")]
+    torch.testing.assert_close(gradient([b[0], *a, b[1]]), gradient(a) / 3 + gradient(b) * 2 / 3, rtol=1e-10, atol=1e-14)
+
+
 def test_a_postprocessor_sees_every_batch() -> None:
     source = LoaderSource([(1,), (2,)], postprocessor=lambda raw: (raw[0] * 10,))
     assert [batch.student for batch in source.epoch(0, 0)] == [(10,), (20,)]
@@ -115,3 +132,65 @@ def test_a_sampler_is_told_the_epoch() -> None:
     for epoch in (0, 1):
         list(source.epoch(epoch, 0))
     assert Sampler.epochs == [0, 1]
+
+
+def drawn_by_rank_one(epoch: int) -> list[list[int]]:
+    """What torch documents for `DistributedSampler`: a permutation drawn from seed + epoch, every second row of it."""
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(5 + epoch))[1::2].tolist()
+    return [order[:2], order[2:]]
+
+
+def sampled_run(folder: Path, *, stop_at: int | None = None, resume: bool = False, batch_sampler: bool = False,
+                **length: Any) -> tuple[list[list[int]], torch.Tensor]:
+    """The rows of the micro-batches trained on, drawn by a sampler made for two ranks, and the trained weights."""
+    seen: list[list[int]] = []
+
+    class Stop(Sink):
+        def emit(self, event: Event) -> None:
+            if isinstance(event, CheckpointSaved) and event.step == stop_at:
+                raise KeyboardInterrupt
+
+    def batch_of(chosen: list[int]) -> dict[str, Any]:
+        return {"rows": chosen} | collate([rows()[i] for i in chosen])
+
+    def take(raw: dict[str, Any]) -> dict[str, Any]:
+        seen.append(raw.pop("rows"))
+        return raw
+
+    sampler: Any = DistributedSampler(range(8), num_replicas=2, rank=1, seed=5)  # type: ignore[arg-type]
+    how: dict[str, Any] = ({"batch_sampler": BatchSampler(sampler, 2, drop_last=False)} if batch_sampler
+                           else {"sampler": sampler, "batch_size": 2})
+    loader: Any = DataLoader(range(8), collate_fn=batch_of, **how)  # type: ignore[arg-type]
+    plan = make_plan()
+    options = FitOptions(output_dir=folder, save=EverySteps(1), resume=resume, sinks=[Stop()], **length)
+    optimizer = torch.optim.AdamW(Bundle(plan).parameters(), lr=0.05)
+    if stop_at is None:
+        fit(plan, LoaderSource(loader, take), optimizer, options)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            fit(plan, LoaderSource(loader, take), optimizer, options)
+    return seen, weights_of(plan)
+
+
+@pytest.mark.parametrize("length", [{"num_epochs": 3}, {"num_steps": 6}, {"num_steps": 2, "accumulation": 3}], ids=str)
+def test_a_distributed_sampler_shuffles_anew_in_every_epoch(tmp_path: Path, length: dict[str, Any]) -> None:
+    wanted = [batch for epoch in range(3) for batch in drawn_by_rank_one(epoch)]
+    assert wanted[:2] != wanted[2:4] != wanted[4:]
+    assert sampled_run(tmp_path, **length)[0] == wanted
+
+
+@pytest.mark.parametrize("length", [{"num_epochs": 3}, {"num_steps": 6}], ids=str)
+@pytest.mark.parametrize("stop_at", [2, 3])
+def test_a_resumed_run_goes_on_in_the_sampler_s_own_epoch(
+    tmp_path: Path, stop_at: int, length: dict[str, Any]
+) -> None:
+    wanted, weights = sampled_run(tmp_path / "whole", **length)
+    before, _ = sampled_run(tmp_path / "cut", stop_at=stop_at, **length)
+    after, resumed = sampled_run(tmp_path / "cut", resume=True, **length)
+    assert (before, after) == (wanted[:stop_at], wanted[stop_at:])
+    assert torch.equal(resumed, weights)
+
+
+def test_a_distributed_sampler_inside_a_batch_sampler_is_told_the_epoch(tmp_path: Path) -> None:
+    wanted = [batch for epoch in range(3) for batch in drawn_by_rank_one(epoch)]
+    assert sampled_run(tmp_path, batch_sampler=True, num_epochs=3)[0] == wanted
