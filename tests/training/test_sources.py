@@ -110,7 +110,8 @@ def test_a_step_of_several_tasks_is_the_mean_of_theirs_by_micro_batches() -> Non
 
     long, short, last = split([4, 3, 1], rows())
     a, b = [as_batch(long, "a")], [as_batch(short, "b"), as_batch(last, "b")]
-    torch.testing.assert_close(gradient([b[0], *a, b[1]]), gradient(a) / 3 + gradient(b) * 2 / 3, rtol=1e-10, atol=1e-14)
+    mixed = gradient(a) / 3 + gradient(b) * 2 / 3
+    torch.testing.assert_close(gradient([b[0], *a, b[1]]), mixed, rtol=1e-10, atol=1e-14)
 
 
 def test_a_postprocessor_sees_every_batch() -> None:
