@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -73,7 +74,9 @@ def plan_command(recipe: RecipeFile, overrides: Overrides = None) -> None:
 
 
 @app.command("demo")
-def demo_command() -> None:
+def demo_command(
+    output: Annotated[str, typer.Option("--output", metavar="FOLDER", help="Where everything goes.")] = "runs/demo",
+) -> None:
     """Distil a real teacher on real text in a few minutes."""
     with _interruptible(""):
         from stillhouse.demo.run import main as demo

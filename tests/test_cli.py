@@ -88,6 +88,13 @@ def test_run_and_plan_and_seeds(
     assert summary["std"]["student.accuracy"] == pytest.approx(abs(accuracies[0] - accuracies[1]) / 2**0.5)
     assert summary["std"]["teacher.accuracy"] == 0
     assert yaml.safe_load((tmp_path / "run" / "seed-1" / "recipe.yaml").read_text())["training"]["seed"] == 1
+    said = capsys.readouterr().err
+    assert "accuracy over the seeds 0, 1, mean ± standard deviation:\n" in said
+    mean, std = summary["mean"], summary["std"]
+    assert f"teacher     {mean['teacher.accuracy']:.4f} ± 0.0000\n" in said
+    assert f"student     {mean['student.accuracy']:.4f} ± {std['student.accuracy']:.4f}\n" in said
+    assert f"retention   {mean['retention']:.4f} ± {std['retention']:.4f}\n" in said
+    assert "summary: run/summary.json" in said
 
     capsys.readouterr()
     assert cli.main(["run", path, "--set", "training.epochs=1", "--seeds", "0,1"]) == 2
@@ -117,8 +124,10 @@ BAD_INPUTS: list[tuple[str, dict[str, Any], Callable[[Path], None] | None, list[
     ("unknown shape", {"student": {"shape": "T33"}}, None, ["unknown shape 'T33'", "T12-nano"]),
     ("unknown loss", {"distillation": {"matches": {"losses": ["hidden"]}}}, None, ["'hidden_mse', 'nst'"]),
     ("unknown task", {"task": "text-clasification"}, None, ["did you mean 'text-classification'?"]),
-    ("unknown device", {"training": {"device": "gpu"}}, None, ["device 'gpu' is not known"]),
-    ("missing model", {"teacher": {"model": "./nowhere"}}, None, ["./nowhere"]),
+    ("unknown device", {"training": {"device": "gpu"}}, None, ["device 'gpu' is not supported"]),
+    ("missing model", {"teacher": {"model": "./nowhere"}}, None, ["teacher.model: model './nowhere'"]),
+    ("missing student", {"student": {"model": "./nowhere"}}, None, ["student.model: model './nowhere'"]),
+    ("a word as cache", {"cache": "memroy"}, None, ["cache: 'memroy': did you mean memory?"]),
     ("other vocabulary", {"student": {"model": "other"}}, save_other_student,
      ["the student's vocabulary is not the teacher's: 8 of 13 ids differ; id 5 is 'a' to the teacher", "{shape: T3}"]),
     ("missing layer", {"distillation": {"matches": {"layers": [[3, 1]], "losses": ["nst"]}}}, None,
@@ -159,6 +168,21 @@ def test_debug_shows_the_traceback(values: dict[str, Any], tmp_path: Path) -> No
     for arguments in (["--debug", "run", path], ["run", path, "--debug"]):
         with pytest.raises(ConfigError, match="unknown key"):
             cli.main(arguments)
+
+
+def test_an_error_nobody_foresaw_is_one_line(
+    values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space\nleft on device")
+
+    monkeypatch.setattr(recipe, "run", full)
+    path = written(tmp_path, values)
+    assert cli.main(["run", path]) == 1
+    assert capsys.readouterr().err == ("unexpected error: OSError: [Errno 28] No space left on device "
+                                       "(run with --debug for the traceback)\n")
+    with pytest.raises(OSError, match="No space"):
+        cli.main(["run", path, "--debug"])
 
 
 def test_an_interruption_says_how_to_go_on(

@@ -27,13 +27,12 @@ from stillhouse.tasks.pretrained import save_pretrained
 from stillhouse.training import resolve_device
 from stillhouse.training.randomness import seed_everything
 
-DEFAULT_DIR = Path("runs/demo")
 MAX_PER_CLASS = 500  # sized for about six minutes on two cores
 TEACHER_EPOCHS, TEACHER_LEARNING_RATE, BATCH_SIZE = 3, 2e-4, 32
 _MARK = ".stillhouse-demo"  # what makes a folder the demo's own, to be replaced by the next one
 STUDENTS: dict[str, dict[str, Any]] = {
-    "T3": {"student": {"shape": "T3"}, "training": {"epochs": 3, "learning_rate": 2e-4}},
-    "T4-tiny": {"student": {"shape": "T4-tiny"}, "training": {"epochs": 6, "learning_rate": 5e-4},
+    "T3": {"student": {"shape": "T3"}, "training": {"epochs": 3, "learning_rate": 4e-4}},
+    "T4-tiny": {"student": {"shape": "T4-tiny"}, "training": {"epochs": 6, "learning_rate": 1e-3},
                 "contrast": "no_teacher"},
 }
 
@@ -45,7 +44,7 @@ class TrainedTeacher(NamedTuple):
     seconds_s: float
 
 
-def main(folder: Path = DEFAULT_DIR, console: Console | None = None) -> dict[str, RunResult]:
+def main(folder: Path, console: Console | None = None) -> dict[str, RunResult]:
     """Run the demo into ``folder``, replacing an earlier one, and print its table; the results by student.
 
     Raises `ConfigError` if the demo's pre-trained model is not installed, or if the folder holds anything else.

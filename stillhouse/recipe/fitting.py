@@ -107,7 +107,8 @@ def train(plan: Distillation, settings: TrainingSettings, precision: Precision, 
 
     With ``phase.resume`` a finished training is only brought back, and an interrupted one goes on.
     """
-    earlier = PhaseRecord.read(phase.checkpoints_dir) if phase.resume else None
+    can_resume = phase.resume and newest(phase.checkpoints_dir) is not None
+    earlier = PhaseRecord.read(phase.checkpoints_dir) if can_resume else None
     if earlier is not None and earlier.data != ground.task.fingerprint:
         raise CheckpointError(f"the data has changed since the checkpoints in {phase.checkpoints_dir} were written; "
                               "bring the old data back, or start again with --overwrite")
@@ -121,10 +122,8 @@ def train(plan: Distillation, settings: TrainingSettings, precision: Precision, 
 
 def _fit(plan: Distillation, settings: TrainingSettings, precision: Precision, ground: Ground, phase: Phase,
          earlier: PhaseRecord | None) -> PhaseRecord:
-    if newest(phase.checkpoints_dir) is None:
-        earlier = None
-        if distributed.is_main():
-            phase.events_path.unlink(missing_ok=True)
+    if distributed.is_main() and newest(phase.checkpoints_dir) is None:
+        phase.events_path.unlink(missing_ok=True)
     started = time.perf_counter()
     before = earlier or PhaseRecord(finished=False, data=ground.task.fingerprint, steps=0)
 

@@ -11,8 +11,7 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stillhouse.errors import ConfigError, PlanError, unknown_name
-from stillhouse.objective import Objective
+from stillhouse.errors import ConfigError, PlanError, UsageError, unknown_name
 from stillhouse.plan import Distillation
 from stillhouse.recipe import fitting, teacher_store
 from stillhouse.recipe.caching import CachePlan, plan_cache
@@ -22,6 +21,7 @@ from stillhouse.recipe.schema import Recipe, StudentSection
 from stillhouse.recipe.vocabulary import require_embeddings, require_same_vocabulary
 from stillhouse.students import StudentSpec, build_student, plan_student
 from stillhouse.tasks import TASKS, DataSpec, EncodedSplit, Task
+from stillhouse.tasks.pretrained import require_fit
 from stillhouse.teachers import LiveTeacher, NoTeacher
 from stillhouse.training import LoaderSource, Precision, resolve_device, resolve_precision, total_steps
 from stillhouse.training.randomness import seed_everything, untouched
@@ -38,6 +38,25 @@ StandIns = Mapping[str, Loaded]
 """For paths that an earlier stage has yet to write: a model of the same shape with the same tokenizer."""
 
 
+@dataclass(frozen=True)
+class Distilling:
+    """A teacher and the student that learns from it.
+
+    Attributes:
+        student: on the CPU, untrained.
+        origin: a line that says what the student is.
+        starts_from: ``"the teacher's layers"``, ``"scratch"`` or the path of a model.
+        plan: the student, the live teacher and the objective, checked against each other.
+        cache: how the teacher's answers are kept.
+    """
+
+    student: PreTrainedModel
+    origin: str
+    starts_from: str
+    plan: Distillation
+    cache: CachePlan
+
+
 @dataclass
 class Prepared:
     """The parts of a run. ``teacher`` is the base model until it has been fine-tuned, if it is to be."""
@@ -52,11 +71,18 @@ class Prepared:
     teacher_entry: teacher_store.Entry | None
     teacher_is_trained: bool
     stand_ins: StandIns
-    student: PreTrainedModel
-    student_origin: str
-    cache: CachePlan
-    needs: str
+    distilling: Distilling
     total_steps: int
+
+    @property
+    def student(self) -> PreTrainedModel:
+        """The student, trained or not yet."""
+        return self.distilling.student
+
+    @property
+    def teacher_is_stand_in(self) -> bool:
+        """Whether the teacher is what an earlier stage has yet to train."""
+        return str(self.recipe.teacher.model) in self.stand_ins
 
     @property
     def ground(self) -> Ground:
@@ -91,33 +117,43 @@ def prepare(recipe: Recipe, stand_ins: StandIns | None = None) -> Prepared:
         entry = teacher_store.entry_for(base, tokenizer, task, recipe.teacher.train,
                                         resolve_precision(recipe.teacher.train.precision, device))
         if entry.is_stored:
-            teacher = task.load_model(str(entry.folder))
+            teacher = entry.load(task)
     is_trained = entry is None or entry.is_stored
-    student, origin = make_student(recipe, task, teacher, tokenizer, stand_ins)
-    fitting.check_gradient_checkpointing(student, training, "training")
-    plan = distillation_plan(recipe, task, teacher, student, precision)
-    keys = plan.needs()["default"].teacher
-    cache = plan_cache(
-        recipe.cache, recipe.cache_dtype, precision.autocast_dtype, plan.teacher.fingerprint if is_trained else None,
-        keys, plan.teacher.width, splits["train"].mean_length, len(splits["train"]))
+    is_known = is_trained and str(recipe.teacher.model) not in stand_ins
+    distilling = _distilling(recipe, task, Loaded(teacher, tokenizer), stand_ins, precision, splits["train"], is_known)
+    fitting.check_gradient_checkpointing(distilling.student, training, "training")
     loader = task.loader(splits["train"], batch_size=training.batch_size, seed=training.seed, shuffle=True)
     steps = total_steps(LoaderSource(loader), fitting.options_of(training, len(loader), precision, device))
     assert steps is not None
-    return Prepared(recipe, task, tokenizer, splits, device, precision, teacher, entry, is_trained, stand_ins, student,
-                    origin, cache, plan.needs()["default"].describe(), steps)
+    return Prepared(recipe, task, tokenizer, splits, device, precision, teacher, entry, is_trained, stand_ins,
+                    distilling, steps)
 
 
 def with_trained_teacher(prepared: Prepared, teacher: PreTrainedModel) -> Prepared:
     """The same run after its teacher was fine-tuned: the student is made from the teacher as it is now."""
-    recipe, task, precision = prepared.recipe, prepared.task, prepared.precision
-    student, origin = make_student(recipe, task, teacher, prepared.tokenizer, prepared.stand_ins)
-    source = LiveTeacher(teacher, task.adaptor(), precision.autocast_dtype)
-    plan = distillation_plan(recipe, task, teacher, student, precision)
-    cache = plan_cache(
-        recipe.cache, recipe.cache_dtype, precision.autocast_dtype, source.fingerprint, plan.needs()["default"].teacher,
-        source.width, prepared.splits["train"].mean_length, len(prepared.splits["train"]))
-    return dataclasses.replace(prepared, teacher=teacher, teacher_is_trained=True, student=student,
-                               student_origin=origin, cache=cache)
+    distilling = _distilling(prepared.recipe, prepared.task, Loaded(teacher, prepared.tokenizer), prepared.stand_ins,
+                             prepared.precision, prepared.splits["train"], teacher_is_known=True)
+    return dataclasses.replace(prepared, teacher=teacher, teacher_is_trained=True, distilling=distilling)
+
+
+def _distilling(recipe: Recipe, task: Task, teacher: Loaded, stand_ins: StandIns, precision: Precision,
+                rows: EncodedSplit, teacher_is_known: bool) -> Distilling:
+    """Student, plan and cache. The teacher is known if it is what will teach, and nothing is to train it first."""
+    student, origin = make_student(recipe, task, teacher.model, teacher.tokenizer, stand_ins)
+    source = LiveTeacher(teacher.model, task.adaptor(), precision.autocast_dtype)
+    with seeded(recipe.training.seed):  # the same seed gives the same projections
+        objective = distillation_objective(recipe.distillation, teacher.model.config, student.config)
+    plan = Distillation(student, task.adaptor(), source, objective)
+    cache = plan_cache(recipe.cache, recipe.cache_dtype, precision.autocast_dtype,
+                       source.fingerprint if teacher_is_known else None, plan.needs()["default"].teacher, source.width,
+                       rows.mean_length, len(rows))
+    return Distilling(student, origin, _starting_point(recipe.student, teacher.model), plan, cache)
+
+
+def _starting_point(section: StudentSection, teacher: PreTrainedModel) -> str:
+    if section.model is not None:
+        return section.model
+    return "scratch" if plan_student(teacher.config, student_spec(section)).from_scratch else "the teacher's layers"
 
 
 def data_spec(recipe: Recipe) -> DataSpec:
@@ -129,14 +165,15 @@ def load_teacher(recipe: Recipe, task: Task, stand_ins: StandIns) -> Loaded:
     """The teacher before any fine-tuning. Raises `PlanError` for one that was never trained and is not to be."""
     path, train = str(recipe.teacher.model), recipe.teacher.train
     if path in stand_ins:
-        return stand_ins[path]
-    with seeded(train.seed if train else 0):
+        return _fitting(stand_ins[path], path, "teacher.model", task)
+    with seeded(train.seed if train else 0), about("teacher.model"):
         model = task.load_model(path)
     if train is None and type(model).__name__ not in (model.config.architectures or ()):
         raise PlanError(f"teacher.model {path!r} has no trained head for {recipe.task} (it holds "
                         f"{', '.join(model.config.architectures or ['an unnamed model'])}), so it cannot teach yet; "
                         "add train: {epochs: 3, learning_rate: 5e-5} to the teacher, or give a fine-tuned model")
-    tokenizer = task.load_tokenizer(path)
+    with about("teacher.model"):
+        tokenizer = task.load_tokenizer(path)
     require_embeddings(model, tokenizer, f"teacher.model {path!r}")
     return Loaded(model, tokenizer)
 
@@ -147,12 +184,18 @@ def make_student(recipe: Recipe, task: Task, teacher: PreTrainedModel, tokenizer
     section, seed = recipe.student, recipe.training.seed
     if section.model is None:
         spec = student_spec(section)
-        return build_student(teacher, spec, seed=seed), plan_student(teacher.config, spec).description
+        shape = plan_student(teacher.config, spec)
+        with about("student"):
+            require_fit("made from the teacher", shape.config, None, task.spec.max_length)
+        return build_student(teacher, spec, seed=seed), shape.description
     if section.model in stand_ins:
-        return stand_ins[section.model].model, f"the student of an earlier stage, {section.model}"
-    with seeded(seed):
+        earlier = _fitting(stand_ins[section.model], section.model, "student.model", task)
+        require_same_vocabulary(tokenizer, earlier.tokenizer, str(recipe.teacher.model), section.model)
+        return earlier.model, f"the student of an earlier stage, {section.model}"
+    with seeded(seed), about("student.model"):
         model = task.load_model(section.model)
-    require_same_vocabulary(tokenizer, task.load_tokenizer(section.model), str(recipe.teacher.model), section.model)
+        own_tokenizer = task.load_tokenizer(section.model)
+    require_same_vocabulary(tokenizer, own_tokenizer, str(recipe.teacher.model), section.model)
     require_embeddings(model, tokenizer, f"student.model {section.model!r}")
     return model, f"loaded from {section.model}"
 
@@ -162,17 +205,20 @@ def student_spec(section: StudentSection) -> StudentSpec:
     return StudentSpec(shape=section.shape, layers=section.layers, keep=section.keep, config=section.config)
 
 
-def distillation_plan(recipe: Recipe, task: Task, teacher: PreTrainedModel, student: PreTrainedModel,
-                      precision: Precision) -> Distillation:
-    """Student, live teacher and objective, checked against each other. Raises `PlanError`."""
-    source = LiveTeacher(teacher, task.adaptor(), precision.autocast_dtype)
-    return Distillation(student, task.adaptor(), source, make_objective(recipe, teacher, student))
+def _fitting(stand_in: Loaded, path: str, key: str, task: Task) -> Loaded:
+    """The stand-in, if what it stands for could be loaded for this stage's data."""
+    with about(key):
+        require_fit(path, stand_in.model.config, task.label_names, task.spec.max_length)
+    return stand_in
 
 
-def make_objective(recipe: Recipe, teacher: PreTrainedModel, student: PreTrainedModel) -> Objective:
-    """The recipe's objective; the same seed gives the same projections."""
-    with seeded(recipe.training.seed):
-        return distillation_objective(recipe.distillation, teacher.config, student.config)
+@contextmanager
+def about(key: str) -> Iterator[None]:
+    """Errors inside say which key of the recipe they are about."""
+    try:
+        yield
+    except UsageError as error:
+        raise type(error)(f"{key}: {error}") from error
 
 
 def supervised_plan(task: Task, model: PreTrainedModel) -> Distillation:

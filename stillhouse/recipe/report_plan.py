@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
+from stillhouse.errors import ConfigError
 from stillhouse.model_size import count_parameters, size_bytes
 from stillhouse.recipe.caching import readable_bytes
 from stillhouse.recipe.prepare import Prepared, prepare
+from stillhouse.recipe.run_folder import RunFolder
 from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.stages import prepared_stages
 
@@ -32,13 +34,13 @@ def plan_text(prepared: Prepared) -> str:
         ("data", f"{rows} rows; {prepared.splits['train'].mean_length:.1f} tokens a row on average"),
         ("teacher", _teacher_line(prepared)),
         ("", _size_line(prepared.teacher)),
-        ("student", prepared.student_origin),
+        ("student", prepared.distilling.origin),
         ("", _size_line(prepared.student)),
-        ("needs", prepared.needs),
+        ("needs", prepared.distilling.plan.needs()["default"].describe()),
         ("training", _training_line(prepared)),
-        ("cache", prepared.cache.description.removeprefix("teacher cache: ")),
-        ("contrast", "none" if recipe.contrast == "none" else "the same student without a teacher, as many steps"),
-        ("output", recipe.output),
+        ("cache", prepared.distilling.cache.description.removeprefix("teacher cache: ")),
+        ("contrast", _contrast_line(prepared)),
+        ("output", _output_line(recipe)),
     ]
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
@@ -51,7 +53,22 @@ def _teacher_line(prepared: Prepared) -> str:
     if prepared.teacher_is_trained:
         return f"{teacher.model}, fine-tuned before, in {entry.folder}"
     length = f"{teacher.train.epochs:g} epochs" if teacher.train.epochs else f"{teacher.train.steps} steps"
-    return f"{teacher.model}, to be fine-tuned for {length} and kept in {entry.folder}"
+    folder = entry.folder.parent if prepared.teacher_is_stand_in else entry.folder  # its name is not known yet
+    return f"{teacher.model}, to be fine-tuned for {length} and kept in {folder}"
+
+
+def _contrast_line(prepared: Prepared) -> str:
+    if prepared.recipe.contrast == "none":
+        return "none"
+    return f"the same student, from {prepared.distilling.starts_from}, without a teacher, as many steps"
+
+
+def _output_line(recipe: Recipe) -> str:
+    try:
+        RunFolder(recipe, resume=False, overwrite=False)
+    except ConfigError as error:
+        return f"{recipe.output}; run would refuse it: {str(error).removeprefix('output: ')}"
+    return recipe.output
 
 
 def _size_line(model: PreTrainedModel) -> str:

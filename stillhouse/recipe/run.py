@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,10 +13,9 @@ from rich.console import Console
 from torch import nn
 
 from stillhouse.metrics import agreement
-from stillhouse.plan import Distillation
 from stillhouse.recipe.fitting import PhaseRecord, train
 from stillhouse.recipe.measuring import size_and_speed
-from stillhouse.recipe.prepare import Prepared, make_objective, make_student, prepare, supervised_plan
+from stillhouse.recipe.prepare import Prepared, make_student, prepare, supervised_plan
 from stillhouse.recipe.prepare import with_trained_teacher as ready
 from stillhouse.recipe.run_folder import RunFolder
 from stillhouse.recipe.schema import Recipe
@@ -23,7 +23,6 @@ from stillhouse.recipe.summary import results_text
 from stillhouse.recipe.teacher_training import trained_teacher
 from stillhouse.recipe.versions import versions
 from stillhouse.tasks import Judgement
-from stillhouse.teachers import LiveTeacher
 from stillhouse.training import ConsoleSink, Sink, distributed
 
 
@@ -87,7 +86,6 @@ class _Execution:
 
     def results(self) -> dict[str, Any]:
         """Run every phase; the content of ``metrics.json``."""
-        started = time.perf_counter()
         teacher, self.seconds["teacher_training"] = trained_teacher(
             self.prepared, self.folder.phase("teacher", self.watch.sinks_of("teacher")), self.watch.say)
         if not self.prepared.teacher_is_trained:
@@ -105,19 +103,17 @@ class _Execution:
         self._tell("student", student_judged)
         contrast = self._contrast()
         metrics = self._metrics(teacher_judged, student_judged, record, contrast)
-        metrics["wall_time_s"] = {**{name: round(value, 2) for name, value in self.seconds.items()},
-                                  "total": round(time.perf_counter() - started, 2)}
+        phases = {name: round(value, 2) for name, value in self.seconds.items()}
+        metrics["wall_time_s"] = {**phases, "total": round(sum(phases.values()), 2)}
         return metrics
 
     def _distil(self) -> PhaseRecord:
-        prepared, recipe = self.prepared, self.prepared.recipe
-        self.watch.say(prepared.cache.description)
-        live = LiveTeacher(prepared.teacher, prepared.task.adaptor(), prepared.precision.autocast_dtype)
-        source, store = prepared.cache.wrap(live)
+        prepared, distilling = self.prepared, self.prepared.distilling
+        self.watch.say(distilling.cache.description)
+        source, store = distilling.cache.wrap(distilling.plan.teacher)
         try:
-            plan = Distillation(prepared.student, prepared.task.adaptor(), source,
-                                make_objective(recipe, prepared.teacher, prepared.student))
-            record = train(plan, recipe.training, prepared.precision, prepared.ground,
+            plan = dataclasses.replace(distilling.plan, teacher=source)
+            record = train(plan, prepared.recipe.training, prepared.precision, prepared.ground,
                            self.folder.phase("student", self.watch.sinks_of("student")))
         finally:
             if store is not None:
@@ -135,7 +131,8 @@ class _Execution:
         self.seconds["contrast"] = record.seconds_s
         judged = self._judged(model)
         self._tell("the same student without a teacher", judged)
-        return {**self._quality(judged), "steps": record.steps, "best_step": record.best_step}
+        return {**self._quality(judged), "starts_from": prepared.distilling.starts_from, "steps": record.steps,
+                "best_step": record.best_step}
 
     def _judged(self, model: nn.Module) -> dict[str, Judgement]:
         """The model's answers on validation and test data."""

@@ -11,10 +11,12 @@ from rich.console import Console
 
 from stillhouse.errors import ConfigError
 from stillhouse.recipe.fitting import write_json
-from stillhouse.recipe.run import RunResult
+from stillhouse.recipe.run import RunResult, Watch
 from stillhouse.recipe.run_folder import flattened
 from stillhouse.recipe.schema import load_recipe
 from stillhouse.recipe.stages import run
+from stillhouse.recipe.summary import seeds_text
+from stillhouse.training import distributed
 
 
 def run_seeds(path: str | Path, seeds: Sequence[int], overrides: Sequence[str] = (), *, resume: bool = False,
@@ -33,8 +35,12 @@ def run_seeds(path: str | Path, seeds: Sequence[int], overrides: Sequence[str] =
         raise ConfigError("a stage sets training.seed itself, so --seeds cannot; take it out of the stage")
     results = {seed: run(recipe, resume=resume, overwrite=overwrite, console=console)
                for seed, recipe in recipes.items()}
-    write_json(Path(output).expanduser() / "summary.json",
-               summary({seed: result.metrics for seed, result in results.items()}))
+    found = summary({seed: result.metrics for seed, result in results.items()})
+    path = Path(output).expanduser() / "summary.json"
+    if distributed.is_main():
+        write_json(path, found)
+    metric = results[seeds[0]].metrics["metric"]
+    Watch(console or Console(stderr=True)).say(f"{seeds_text(found, metric)}\nsummary: {path}")
     return results
 
 
@@ -45,7 +51,7 @@ def summary(metrics: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     """
     quality = [flattened({name: one[name] for name in ("teacher", "student", "contrast", "retention")})
                for one in metrics.values()]
-    names = [name for name, value in quality[0].items() if isinstance(value, (int, float))]
+    names = [name for name in quality[0] if all(isinstance(one.get(name), (int, float)) for one in quality)]
     columns = {name: [float(one[name]) for one in quality] for name in names}
     return {
         "seeds": list(metrics),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 
+from stillhouse.errors import ConfigError
+from stillhouse.recipe import yaml_files
+from stillhouse.recipe.fitting import write_json
 from stillhouse.recipe.prepare import Loaded, Prepared, StandIns, prepare
 from stillhouse.recipe.run import RunResult, Watch, run_one
-from stillhouse.recipe.run_folder import RunFolder
+from stillhouse.recipe.run_folder import RunFolder, write_recipe
 from stillhouse.recipe.schema import Recipe
 from stillhouse.training import Sink, distributed, resolve_device
 
@@ -35,15 +39,37 @@ def run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, consol
 
 
 def run_stages(recipe: Recipe, *, resume: bool, overwrite: bool, watch: Watch) -> RunResult:
-    """Run every stage into its own folder; finished ones are skipped with ``resume``."""
+    """Run every stage into its own folder; finished ones are skipped with ``resume``.
+
+    In the end the recipe's own folder holds ``recipe.yaml`` and a ``metrics.json`` with the results of each stage.
+    """
     for stage in recipe.stages:  # before anything is loaded: may all these folders be written?
         RunFolder(stage, resume=resume, overwrite=overwrite)
+    top = Path(recipe.output).expanduser()
+    _require_no_other_run(top)
     prepared_stages(recipe)
+    if distributed.is_main() and overwrite:
+        (top / "metrics.json").unlink(missing_ok=True)
     results = []
     for number, stage in enumerate(recipe.stages, start=1):
         watch.say(f"stage {number} of {len(recipe.stages)}: {stage.name}, in {stage.output}")
         results.append(run_one(stage, resume=resume, overwrite=overwrite, watch=watch))
+    if distributed.is_main():
+        top.mkdir(parents=True, exist_ok=True)
+        write_recipe(top, recipe)
+        write_json(top / "metrics.json",
+                   {"stages": {str(stage.name): result.metrics
+                               for stage, result in zip(recipe.stages, results, strict=True)}})
     return RunResult(results[-1].output, results[-1].metrics, tuple(results))
+
+
+def _require_no_other_run(top: Path) -> None:
+    """Raise `ConfigError` if the folder of all stages is already that of a run without stages."""
+    path = top / "recipe.yaml"
+    found = yaml_files.read(path) if path.exists() else {"stages": []}
+    if not isinstance(found, Mapping) or "stages" not in found:
+        raise ConfigError(f"output: {top} holds the recipe.yaml of a run without stages; name another folder, or move "
+                          "that away")
 
 
 def prepared_stages(recipe: Recipe) -> list[Prepared]:

@@ -25,3 +25,13 @@ def results_text(metrics: Mapping[str, Any]) -> str:
         lines.append(f"the student keeps {100 * metrics['retention']:.1f} % of the teacher's {metric} "
                      f"({metrics['split']} data)")
     return "\n".join(lines)
+
+
+def seeds_text(summary: Mapping[str, Any], metric: str) -> str:
+    """Mean and spread over seeds of what matters; every number is from ``summary.json``."""
+    rows = {"teacher": f"teacher.{metric}", "student": f"student.{metric}", "no teacher": f"contrast.{metric}",
+            "retention": "retention"}
+    lines = [f"{name:<10}  {summary['mean'][key]:.4f} ± {summary['std'][key]:.4f}"
+             for name, key in rows.items() if key in summary["mean"]]
+    return "\n".join([f"{metric} over the seeds {', '.join(map(str, summary['seeds']))}, mean ± standard deviation:",
+                      *lines])

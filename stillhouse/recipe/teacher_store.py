@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse import __version__
 from stillhouse.cache_dirs import teachers_dir
-from stillhouse.errors import StoreError
+from stillhouse.errors import StoreError, UsageError
 from stillhouse.recipe.fitting import write_json
 from stillhouse.recipe.schema import TeacherTraining
 from stillhouse.tasks import Task
@@ -47,9 +47,20 @@ class Entry:
         try:
             record = json.loads((self.folder / _RECORD).read_text(encoding="utf-8"))
             return {str(name): float(value) for name, value in record["metrics"].items()}
-        except (OSError, ValueError, KeyError) as error:
-            raise StoreError(f"the fine-tuned teacher in {self.folder} is damaged ({error}); delete that folder, and "
-                             "it will be trained again") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._damaged(error) from error
+
+    def load(self, task: Task) -> PreTrainedModel:
+        """The stored teacher. Raises `StoreError`."""
+        try:
+            return task.load_model(str(self.folder))
+        except UsageError as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> StoreError:
+        reason = str(error).partition("\n")[0]
+        return StoreError(f"the fine-tuned teacher in {self.folder} is damaged ({reason}); delete that folder, and it "
+                          "will be trained again")
 
     def store(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, metrics: Mapping[str, float]) -> None:
         """Write aside, then rename. Another process that was faster wins: it stored the same."""

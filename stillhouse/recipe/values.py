@@ -16,7 +16,8 @@ MatchLossName = Literal["hidden_mse", "nst", "cos", "pkd"]
 LayerMapName = Literal["uniform", "first", "last"]
 _LAYER_MAPS = ("uniform", "first", "last")
 _CACHES = ("auto", "off", "memory")
-_CACHE_WORDS = {"on": "auto", "yes": "auto", "true": "auto", "disk": "auto", "none": "off", "no": "off", "ram": "memory"}
+_CACHE_WORDS = {"on": "auto", "yes": "auto", "true": "auto", "disk": "auto",
+                "none": "off", "no": "off", "ram": "memory"}
 """What people write who mean one of those."""
 
 

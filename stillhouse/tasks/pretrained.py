@@ -38,9 +38,8 @@ def load_classifier(
     are others, for then only the user knows whether they mean the same.
     """
     config = _loaded(AutoConfig, "model", path, trust_remote_code=False)
-    _check_length(path, config, max_length)
-    if any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
-        _check_head(path, config, names)
+    has_head = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+    require_fit(path, config, names if has_head else None, max_length)
     model, report = _loaded(
         AutoModelForSequenceClassification,
         "model",
@@ -57,6 +56,16 @@ def load_classifier(
     _check_complete(path, model, report["missing_keys"])
     classifier: PreTrainedModel = model
     return classifier
+
+
+def require_fit(path: str, config: Any, names: Sequence[str] | None, max_length: int) -> None:
+    """Raise `PlanError` if a model cannot read rows of that length, or has a head for other labels or another order.
+
+    ``names`` None: it has no head yet.
+    """
+    _check_length(path, config, max_length)
+    if names is not None:
+        _check_head(path, config, names)
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
@@ -127,7 +136,7 @@ def _check_head(path: str, config: Any, names: Sequence[str]) -> None:
                         f"{_few(names)}. With labels as text set data.label_names in the model's order; numbers have "
                         "to be changed in the data")
     warnings.warn(f"model {path!r} calls its labels {_few(own)}, the data {_few(names)}: they are taken to mean the "
-                  "same, in this order", stacklevel=4)
+                  "same, in this order", stacklevel=5)
 
 
 def _check_complete(path: str, model: Any, missing: Sequence[str]) -> None:

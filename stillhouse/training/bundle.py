@@ -86,7 +86,7 @@ class WindowCounts:
         keys = sorted(local, key=str)
         packed = torch.tensor([float(n) for n in micro_batches], dtype=torch.float64)
         if keys:
-            packed = torch.cat([packed, torch.stack([local[key].double().cpu() for key in keys])])
+            packed = torch.cat([packed, torch.stack([local[key] for key in keys]).double().cpu()])
         packed = sum_over_ranks(packed)
         shares, totals = packed[: len(tasks)], packed[len(tasks):]
         self._share: dict[str, float] = dict(zip(tasks, (shares / shares.sum().clamp_min(1)).tolist(), strict=True))
@@ -119,7 +119,7 @@ class WindowCounts:
 def add_counts(total: dict[tuple[str, Over], Tensor], task: str, counts: Counts) -> None:
     """Add one micro-batch's counts to a running total."""
     for over, count in counts.items():
-        total[task, over] = total.get((task, over), torch.zeros((), dtype=torch.float64)) + count.cpu()
+        total[task, over] = total[task, over] + count if (task, over) in total else count
 
 
 def combine(objective: Objective, task: str, measured: Measured, counts: WindowCounts,

@@ -71,7 +71,7 @@ class FitOptions:
     def __post_init__(self) -> None:
         if (self.num_epochs is None) == (self.num_steps is None):
             raise PlanError("give either num_epochs or num_steps")
-        for name in ("num_epochs", "num_steps", "accumulation", "log_every"):
+        for name in ("num_epochs", "num_steps", "accumulation", "log_every", "keep_last"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise PlanError(f"{name}={value!r} must be above 0")

@@ -98,11 +98,31 @@ def test_every_problem_is_listed_with_its_place_and_remedy() -> None:
     ({"stages": [{"training": {"epochs": 1}}]}, "stages.0.name: None: every stage needs a name of its own"),
     ({"stages": [{"name": "a"}, {"name": "a"}]}, "stages.1.name: 'a'"),
     ({"stages": [{"name": "a", "teacher": {"run": "b"}}, {"name": "b"}]}, "'b' is not an earlier stage; there is none"),
+    ({"stages": [{"name": "a", "output": "x/a"}, {"name": "b", "output": "x/c/../a"}]},
+     "stages.1.output: 'x/c/../a' is the folder of stage a too"),
+    ({"stages": [{"name": "a", "output": "./out"}]}, "stages.0.output: './out' is the folder of the recipe itself too"),
+    ({"cache": "memroy"}, "cache: 'memroy': did you mean memory? Write auto, off, memory, or a folder"),
+    ({"cache": "on"}, "cache: 'on': did you mean auto?"),
+    ({"cache": "none"}, "cache: 'none': did you mean off?"),
+    ({"cache": True}, "cache: True: did you mean auto?"),
+    ({"cache": ""}, "cache: '': Write auto"),
+    ({"student": {"layers": "0 2"}}, "student.layers: '0 2' is not a list"),
+    ({"student": {"layers": [0, 2], "shape": "T3"}},
+     "--set 'student={shape: T3}' or --set 'student={layers: [0, 2]}'"),
     ({"stages": [{"name": "a", "training": {"epoch": 1}}]}, "the recipe: stages.0.training.epoch: unknown key"),
 ])
 def test_what_cannot_work_is_said_in_one_line(changes: Values, expected: str) -> None:
     message = message_of(**changes)
     assert expected in message and "\n" not in message
+
+
+def test_a_cache_folder_looks_like_one_or_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("./answers", "~/answers", "runs/answers", str(tmp_path / "answers")):
+        assert Recipe.from_dict(minimal(cache=folder)).cache == folder
+    assert "'answers': Write auto" in message_of(cache="answers")
+    (tmp_path / "answers").mkdir()
+    assert Recipe.from_dict(minimal(cache="answers")).cache == "answers"
 
 
 def test_stages_say_only_what_differs() -> None:

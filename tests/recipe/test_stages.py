@@ -1,0 +1,89 @@
+"""Promises of stages: what cannot work is found before the first one trains, and the results come together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from stillhouse.errors import ConfigError, PlanError
+from stillhouse.recipe import Recipe, plan, run
+
+from .conftest import LABELS, WORDS, MakeRecipe, save_encoder
+
+pytestmark = pytest.mark.runs
+
+
+def save_another_reader(folder: Path) -> str:
+    return save_encoder(folder, [*WORDS[:5], *reversed(WORDS[5:])])
+
+
+@pytest.mark.parametrize(("second", "expected"), [
+    ({"teacher": {"run": "first"}, "data": {"label_names": list(reversed(sorted(LABELS)))}},
+     r"teacher\.model: .* has the data's labels in another order"),
+    ({"student": {"run": "first"}, "data": {"label_names": list(reversed(sorted(LABELS)))}},
+     r"student\.model: .* has the data's labels in another order"),
+    ({"teacher": {"run": "first"}, "data": {"max_length": 33}}, r"teacher\.model: data\.max_length is 33"),
+    ({"teacher": {"run": "first"}, "student": {"max_position_embeddings": 8}}, r"student: data\.max_length is 16"),
+    ({"teacher": {"run": "first"}, "student": {"model": "OTHER"}}, "the student's vocabulary is not the teacher's"),
+    ({"teacher": {"model": "OTHER", "train": {"epochs": 1}}, "student": {"run": "first"}},
+     "the student's vocabulary is not the teacher's"),
+])
+def test_a_later_stage_that_does_not_fit_fails_before_the_first_trains(
+    make_recipe: MakeRecipe, tmp_path: Path, console: Console, second: dict[str, Any], expected: str
+) -> None:
+    other = save_another_reader(tmp_path / "other")
+    second = json.loads(json.dumps(second).replace("OTHER", other))
+    recipe = Recipe.from_dict(make_recipe(stages=[{"name": "first"}, {"name": "second", **second}]))
+    with pytest.raises(PlanError, match=expected):
+        run(recipe, console=console)
+    with pytest.raises(PlanError, match=expected):
+        plan(recipe)
+    assert not (tmp_path / "run").exists() and "fine-tuning" not in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def short_stages(make_recipe: MakeRecipe) -> Recipe:
+    return Recipe.from_dict(make_recipe(
+        teacher={"model": make_recipe()["teacher"]["model"], "train": {"epochs": 1, "precision": "fp32"}},
+        training={"epochs": 1}, contrast="no_teacher",
+        stages=[{"name": "first"}, {"name": "second", "teacher": {"run": "first"},
+                                    "student": {"num_hidden_layers": 1}}]))
+
+
+def test_the_folder_of_all_stages_holds_the_recipe_and_all_results(
+    make_recipe: MakeRecipe, tmp_path: Path, console: Console
+) -> None:
+    recipe = short_stages(make_recipe)
+    result = run(recipe, console=console)
+    top = tmp_path / "run"
+    assert {path.name for path in top.iterdir()} == {"recipe.yaml", "metrics.json", "first", "second"}
+    assert Recipe.from_dict(yaml.safe_load((top / "recipe.yaml").read_text())) == recipe
+    first, second = (stage.metrics for stage in result.stages)
+    assert json.loads((top / "metrics.json").read_text()) == {"stages": {"first": first, "second": second}}
+    assert first["contrast"]["starts_from"] == "the teacher's layers"
+    assert second["contrast"]["starts_from"] == "scratch"
+    assert run(recipe, console=console, resume=True).metrics == second
+
+
+def test_a_run_without_stages_in_that_folder_is_not_written_over(
+    make_recipe: MakeRecipe, tmp_path: Path, console: Console
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("task: text-classification\n")
+    with pytest.raises(ConfigError, match=r"holds the recipe\.yaml of a run without stages"):
+        run(short_stages(make_recipe), console=console, overwrite=True)
+    assert (tmp_path / "run" / "recipe.yaml").read_text() == "task: text-classification\n"
+
+
+def test_a_plan_names_no_folder_of_a_teacher_that_is_yet_to_be(
+    make_recipe: MakeRecipe, cache: Path
+) -> None:
+    first, second = plan(short_stages(make_recipe)).split("\n\n")
+    for text in (first, second):
+        line = next(line for line in text.splitlines() if line.startswith("cache"))
+        assert f"in {cache / 'signals'}, about" in line
+    assert "the same student, from scratch, without a teacher" in second
