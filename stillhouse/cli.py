@@ -81,7 +81,7 @@ def demo_command(
     with _interruptible(""):
         from stillhouse.demo.run import main as demo
 
-        demo()
+        demo(Path(output))
 
 
 class _InterruptedError(Exception):

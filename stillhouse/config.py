@@ -15,7 +15,7 @@ from stillhouse import presets
 from stillhouse.errors import ConfigError, unknown_name
 
 Positive = Annotated[int, Field(gt=0)]
-Folder = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
+Folder = Annotated[str | Path, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
 NameOrNone = Annotated[str | None, BeforeValidator(lambda value: None if value == "none" else value)]
 
 

@@ -83,7 +83,7 @@ def _require_finite(step: int, result: StepResult) -> None:
         return
     bad = [name for name, value in result.parts.items() if not torch.isfinite(value)]
     raise NonFiniteLossError(
-        f"the loss is {float(result.loss)} at step {step} (in {', '.join(bad) or 'the total'}); training stopped; "
-        "checkpoints written before are intact. Usual remedies: a lower learning rate, max_grad_norm=1.0, precision='fp32' "
-        "and a look at the data for rows whose labels or values are not finite"
+        f"the loss is {float(result.loss)} at step {step} (in {', '.join(bad) or 'the total'}); training stopped. "
+        "Checkpoints written before are intact. Usual remedies: a lower learning rate, max_grad_norm=1.0, "
+        "precision='fp32' and a look at the data for rows whose labels or values are not finite"
     )
