@@ -16,7 +16,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session", autouse=True)
 def stillhouse_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep caches and fine-tuned teachers of this test session in a folder of its own."""
+    """Keep caches and fine-tuned teachers of this run of the tests in a folder of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STILLHOUSE_CACHE", str(tmp_path_factory.mktemp("stillhouse_cache")))
         yield
