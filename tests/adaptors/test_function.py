@@ -119,7 +119,7 @@ def test_every_documented_key_is_known() -> None:
     results = {"logits": WIDE, "logits_mask": torch.ones(2, 3), "inputs_mask": torch.ones(2, 3), "hidden": LAYERS,
                "attention": LAYERS, "losses": torch.tensor(1.0), "labels": torch.zeros(2, 3),
                "labels_mask": torch.ones(2, 3)}
-    adapt(results, LOGITS, USER_LOSSES)
+    assert {LOGITS, USER_LOSSES} <= set(adapt(results, LOGITS, USER_LOSSES).features)  # and no warning
 
 
 @pytest.mark.parametrize(("results", "key", "message"), [

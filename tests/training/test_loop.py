@@ -144,7 +144,8 @@ def test_a_scheduler_makes_no_noise_over_a_first_step_without_any_weight() -> No
                         Objective([Term("kd", SoftCrossEntropy(2.0), Linear(0.0, 1.0))]))
     optimizer = torch.optim.SGD(Bundle(plan).parameters(), lr=0.1)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    fit(plan, LoaderSource(split([4, 4])), optimizer, FitOptions(num_epochs=1), scheduler)
+    result = fit(plan, LoaderSource(split([4, 4])), optimizer, FitOptions(num_epochs=1), scheduler)
+    assert result.steps == 2 and plan.student.forwards == 1  # and no warning
 
 
 def test_a_schedule_needs_the_length_of_training() -> None:

@@ -150,4 +150,4 @@ def test_a_scheduler_makes_no_noise_over_a_first_step_that_overflows() -> None:
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     x = 40 * torch.randn(8, 8, generator=torch.Generator().manual_seed(1))
     options = FitOptions(num_steps=2, precision=Precision(torch.float16))
-    fit(plan, LoaderSource([(x,)]), optimizer, options, scheduler)
+    assert fit(plan, LoaderSource([(x,)]), optimizer, options, scheduler).steps == 2  # and no warning
