@@ -8,10 +8,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import Self
 
-from stillhouse import presets
+from stillhouse import match_sets, presets
 from stillhouse.errors import ConfigError, unknown_name
 
 Positive = Annotated[int, Field(gt=0)]
@@ -126,18 +136,22 @@ class TrainingConfig(Config):
 
 
 class IntermediateMatch(Config):
-    """A loss between one layer of each model, or between lists of layers."""
+    """A loss between layers of the two models, by number, or between two of their modules, by path."""
 
-    layer_T: int | list[int]
-    """Index into the teacher adaptor's list; negative counts from the end."""
-    layer_S: int | list[int]
-    """Index into the student adaptor's list."""
-    weight: float
+    layer_T: int | list[int] | None = None
+    """Index into the teacher adaptor's list, or a list of such; negative counts from the end."""
+    layer_S: int | list[int] | None = None
+    """Index into the student adaptor's list, or a list of such."""
+    module_T: str | None = None
+    """Instead of a layer: the path of a module of the teacher, such as ``bert.pooler``, whose output is compared."""
+    module_S: str | None = None
+    """The path of a module of the student."""
+    weight: float = 1.0
     """Weight of this loss."""
     loss: str
     """A name in MATCH_LOSS_MAP."""
-    feature: str
-    """``hidden`` or ``attention``, or another name in FEATURES."""
+    feature: str | None = None
+    """What the layers are of: ``hidden`` or ``attention``, or another name in FEATURES."""
     proj: list[Any] | None = None
     """``[name, dim_S, dim_T]`` or ``[name, dim_S, dim_T, {optimizer options}]``, name in PROJ_MAP."""
 
@@ -149,8 +163,8 @@ class IntermediateMatch(Config):
 
     @field_validator("feature")
     @classmethod
-    def _known_feature(cls, value: str) -> str:
-        if value not in presets.FEATURES:
+    def _known_feature(cls, value: str | None) -> str | None:
+        if value is not None and value not in presets.FEATURES:
             raise ValueError(unknown_name("feature", value, presets.FEATURES))
         return value
 
@@ -166,14 +180,66 @@ class IntermediateMatch(Config):
             raise ValueError(f"optimizer options {value[3]!r} must be a dictionary, such as {{'lr': 0.001}}")
         return value
 
+    @model_validator(mode="after")
+    def _layers_or_modules(self) -> Self:
+        by_layer = {"layer_T": self.layer_T, "layer_S": self.layer_S, "feature": self.feature}
+        by_module = {"module_T": self.module_T, "module_S": self.module_S}
+        for whole, other in ((by_layer, by_module), (by_module, by_layer)):
+            if None not in whole.values() and set(other.values()) == {None}:
+                return self._fitting_loss()
+        given = [name for name, value in (by_layer | by_module).items() if value is not None]
+        raise ValueError("give layer_T, layer_S and feature, or module_T and module_S; "
+                         f"got {', '.join(given) or 'none of them'}")
+
+    def _fitting_loss(self) -> Self:
+        kind = presets.match_kind(self.loss)
+        if kind is None:
+            return self
+        if self.feature is not None and (self.feature == "attention") != (kind.reads == "attention"):
+            others = [name for name in presets.MATCH_LOSS_MAP if _reads(name) == self.feature]
+            hint = f"; losses for it: {', '.join(others)}" if others else ""
+            raise ValueError(f"{self.loss} compares {kind.reads}, and the feature is {self.feature!r}{hint}")
+        if kind.reads == "attention" and self.proj is not None:
+            raise ValueError(f"{self.loss} compares attention maps, which need no projection; drop proj")
+        wanted = kind.num_layers
+        numbers = {len(layers) if isinstance(layers, list) else 1 for layers in (self.layer_T, self.layer_S)}
+        if wanted is not None and numbers != {wanted}:
+            example = "one layer, such as 8" if wanted == 1 else f"a list of {wanted} layers, such as {[8] * wanted}"
+            what = "by layers, not by modules: " if self.module_T is not None else ""
+            raise ValueError(f"{self.loss} is given {what}{example}, for the teacher and for the student")
+        return self
+
+
+def _reads(loss: str) -> str | None:
+    kind = presets.match_kind(loss)
+    return None if kind is None else kind.reads
+
+
+def _strategy(value: Any) -> Any:
+    if value in (None, "none") or isinstance(value, presets.NamedStrategy):
+        return None if value == "none" else value
+    if isinstance(value, tuple):
+        value = list(value)
+    if not isinstance(value, (str, list)):
+        raise ValueError(f"{value!r}: write none, constant, [flsw, BETA, GAMMA], [cwsm, BETA] or [NAME, {{ARGUMENTS}}]")
+    return presets.NamedStrategy(value)
+
+
+TemperatureChoice = Annotated[
+    presets.NamedStrategy | None,
+    PlainValidator(_strategy),
+    PlainSerializer(lambda value: None if value is None else value.choice, return_type=Any),
+]
+
 
 class DistillationConfig(Config):
     """What a student learns: ``kd_loss_weight * KD + sum of weight * match + hard_label_weight * losses``."""
 
     temperature: Annotated[float, Field(gt=0)] = 4
     """Divides both logits."""
-    temperature_scheduler: NameOrNone = None
-    """A name in TEMPERATURE_SCHEDULER, or ``none``."""
+    temperature_scheduler: TemperatureChoice = None
+    """``none``, ``constant``, ``[flsw, beta, gamma]``, ``[cwsm, beta]``, ``[name, {arguments}]`` or another name in
+    TEMPERATURE_SCHEDULER. As an attribute it is callable: ``f(logits_S, logits_T, temperature)``."""
     hard_label_weight: float = 0
     """Weight of the sum of the student adaptor's losses."""
     hard_label_weight_scheduler: NameOrNone = None
@@ -184,17 +250,24 @@ class DistillationConfig(Config):
     """Weight of the loss between logits."""
     kd_loss_weight_scheduler: NameOrNone = None
     """A name in WEIGHT_SCHEDULER, or ``none``; its value replaces the weight."""
-    probability_shift: Literal[False] = False
-    """Swapping the label's probability with the largest is not available; must be False."""
+    probability_shift: bool = False
+    """Exchange the teacher's logit of the label with its largest one; needs ``labels`` from the student's adaptor."""
     intermediate_matches: list[IntermediateMatch] = []
-    """Losses between layers, as `IntermediateMatch` or dictionaries."""
+    """Losses between layers: `IntermediateMatch` or dictionaries, or the names of sets such as ``L3_hidden_mse``
+    (`stillhouse.match_sets`)."""
     is_caching_logits: bool = False
     """Keep the teacher's answers in memory after the first pass."""
 
     @field_validator("intermediate_matches", mode="before")
     @classmethod
     def _matches(cls, value: Any) -> Any:
-        return [IntermediateMatch(**match) if isinstance(match, dict) else match for match in value or []]
+        given = [value] if isinstance(value, str) else value or []
+        if not isinstance(given, (list, tuple)):
+            return given
+        matches: list[Any] = []
+        for match in given:
+            matches += match_sets.named_matches(match) if isinstance(match, str) else [match]
+        return [IntermediateMatch(**match) if isinstance(match, dict) else match for match in matches]
 
     @field_validator("kd_loss_type")
     @classmethod
@@ -209,13 +282,15 @@ class DistillationConfig(Config):
             presets.look_up("weight schedule", value, presets.WEIGHT_SCHEDULER)
         return value
 
-    @field_validator("temperature_scheduler")
-    @classmethod
-    def _known_temperature(cls, value: str | None) -> str | None:
-        if value not in (None, "constant"):
-            presets.look_up("temperature strategy", value, presets.TEMPERATURE_SCHEDULER)
-            raise ValueError("strategies other than 'constant' and 'none' are not available yet")
-        return value
+    @model_validator(mode="after")
+    def _warn_replaced_weights(self) -> Self:
+        for name in ("kd_loss_weight", "hard_label_weight"):
+            weight, schedule = getattr(self, name), getattr(self, f"{name}_scheduler")
+            if schedule is not None and weight not in (0, 1):
+                warnings.warn(f"{name}={weight} has no effect: the value of {name}_scheduler={schedule!r} replaces it; "
+                              "register a schedule that includes the factor, or use a recipe, where schedules multiply",
+                              stacklevel=4)
+        return self
 
 
 def _read(path: str | Path, parse: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from stillhouse.errors import OutputError, PlanError
 from stillhouse.losses.base import Loss, Width
 from stillhouse.needs import Needs
 from stillhouse.schedules import Constant, Schedule, is_always_zero
-from stillhouse.types import ALL_LOGITS, Features, Key, Masks, Over, Progress, logits_mask_name
+from stillhouse.types import ALL_LOGITS, LABELS, LOGITS, Features, Key, Masks, Over, Progress, logits_mask_name
 
 Counts = Mapping[Over, Tensor]
 ONE = Constant(1.0)
@@ -44,7 +44,7 @@ class Term:
         """What the loss reads; every logits head instead of head 0 with ``all_heads``."""
         if not self.all_heads:
             return self.loss.needs
-        return Needs(*(frozenset(ALL_LOGITS if k == Key("logits", 0) else k for k in side)
+        return Needs(*(frozenset(ALL_LOGITS if k == LOGITS else k for k in side)
                        for side in (self.loss.needs.student, self.loss.needs.teacher)))
 
     def active(self, progress: Progress) -> bool:
@@ -88,7 +88,7 @@ class Objective(nn.Module):
 
     def overs(self) -> frozenset[Over]:
         """Every denominator that a term for head 0 uses."""
-        return frozenset(term.loss.over for term in self.terms.values())
+        return frozenset(over for term in self.terms.values() for over in term.loss.overs)
 
     def check(self, student_width: Width, teacher_width: Width) -> None:
         """Raise `PlanError` where known widths do not fit."""
@@ -109,12 +109,12 @@ class Objective(nn.Module):
             for head in _heads(student, teacher) if term.all_heads else (0,):
                 views = _view(student, head), _view(teacher, head)
                 missing = _missing(term.loss.needs, *views)
-                if missing and term.optional:
-                    warnings.warn(f"loss {term.name!r} has a weight but is left out: {missing} was not given",
+                if term.optional and any(key != LABELS for _, key in missing):  # labels are only needed if asked for
+                    warnings.warn(f"loss {term.name!r} has a weight but is left out: {_named(missing)} was not given",
                                   stacklevel=2)
                     continue
                 if missing:
-                    raise OutputError(f"loss {term.name!r} needs {missing}, which was not given")
+                    raise OutputError(f"loss {term.name!r} needs {_named(missing)}, which was not given")
                 self._require_mask(self.over(Part(term.name, head)), masks)
                 with torch.set_grad_enabled(torch.is_grad_enabled() and not term.monitored):
                     sums[Part(term.name, head)] = term.loss(*views, _view_masks(masks, head))
@@ -131,6 +131,15 @@ class Objective(nn.Module):
         """The denominator of a sum."""
         over = self.terms[part.term].loss.over
         return over if part.head == 0 else Over(over.unit, logits_mask_name(part.head))
+
+    def after_step(self) -> None:
+        """Called after each optimizer step, for losses that learn from what they saw."""
+        for term in self.terms.values():
+            term.loss.after_step()
+
+    def depends_on_batches(self) -> list[str]:
+        """The terms whose value depends on how rows are grouped into micro-batches."""
+        return [term.name for term in self.terms.values() if term.loss.scope == "batch"]
 
     def counts(self, masks: Masks) -> dict[Over, Tensor]:
         """The number of units of every denominator that the masks cover."""
@@ -191,16 +200,24 @@ def _heads(student: Features, teacher: Features) -> range:
 
 
 def _view(features: Features, head: int) -> Features:
+    """The features as a loss for the first head sees another one: its logits, and its labels if there are any."""
     if head == 0:
         return features
-    return {**features, Key("logits", 0): features[Key("logits", head)]}
+    view = {key: value for key, value in features.items() if key != LABELS}
+    view[LOGITS] = features[Key("logits", head)]
+    labels = Key("labels", head)
+    return {**view, LABELS: features[labels]} if labels in features else view
 
 
 def _view_masks(masks: Masks, head: int) -> Masks:
     return masks if head == 0 else {**masks, "logits": masks[logits_mask_name(head)]}
 
 
-def _missing(needs: Needs, student: Features, teacher: Features) -> str:
-    absent = [f"the student's {key}" for key in sorted(needs.student - set(student), key=str)]
-    absent += [f"the teacher's {key}" for key in sorted(needs.teacher - set(teacher), key=str)]
-    return ", ".join(absent)
+def _missing(needs: Needs, student: Features, teacher: Features) -> list[tuple[str, Key]]:
+    """What is needed and was not given: whose, and what."""
+    sides = ("student", needs.student - set(student)), ("teacher", needs.teacher - set(teacher))
+    return [(side, key) for side, keys in sides for key in sorted(keys, key=str)]
+
+
+def _named(missing: Iterable[tuple[str, Key]]) -> str:
+    return ", ".join(f"the {side}'s {key}" for side, key in missing)

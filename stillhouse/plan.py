@@ -32,7 +32,7 @@ class Distillation:
         for task, objective in self.objective.tasks():
             needs, adaptor, teacher = objective.needs(), self.adaptor_for(task), self.teacher.for_task(task)
             teacher.check(needs.teacher)
-            adaptor.check(self.student, needs.student)
+            adaptor.check(self.student, needs.student, is_trained=True)
 
             def student_width(key: Key, adaptor: Adaptor = adaptor) -> int | None:
                 return adaptor.width(self.student, key)

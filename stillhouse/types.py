@@ -33,6 +33,18 @@ LOGITS = Key("logits", 0)
 ALL_LOGITS = Key("logits")  # every logits head the adaptor gives, however many
 LABELS = Key("labels")
 USER_LOSSES = Key("losses")
+ATTENTION_SCORES = "attention_scores"  # a kind: attention before its softmax, or the logarithm of probabilities
+_MODULE = "module:"
+
+
+def module_key(path: str) -> Key:
+    """The key of the output of a named sub-module, such as ``bert.pooler``."""
+    return Key(_MODULE + path)
+
+
+def module_path(key: Key) -> str | None:
+    """The sub-module that a key names, or None for another kind of key."""
+    return key.kind.removeprefix(_MODULE) if key.kind.startswith(_MODULE) else None
 
 
 def logits_mask_name(head: int) -> str:

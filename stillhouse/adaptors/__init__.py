@@ -3,6 +3,7 @@
 from stillhouse.adaptors.base import Adaptor, Signals
 from stillhouse.adaptors.function import ADAPTOR_KEYS, FunctionAdaptor
 from stillhouse.adaptors.hugging_face import HuggingFaceAdaptor
-from stillhouse.adaptors.module_path import ModulePathAdaptor
+from stillhouse.adaptors.module_path import ModuleOutputs, ModulePathAdaptor
 
-__all__ = ["ADAPTOR_KEYS", "Adaptor", "FunctionAdaptor", "HuggingFaceAdaptor", "ModulePathAdaptor", "Signals"]
+__all__ = ["ADAPTOR_KEYS", "Adaptor", "FunctionAdaptor", "HuggingFaceAdaptor", "ModuleOutputs", "ModulePathAdaptor",
+           "Signals"]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stillhouse.types import LABELS, USER_LOSSES, Features, Key, Masks, logits_mask_name
+from stillhouse.types import LABELS, USER_LOSSES, Features, Key, Masks, logits_mask_name, module_path
 
 
 class Signals(NamedTuple):
@@ -27,8 +27,8 @@ class Adaptor(abc.ABC):
     * ``run`` does one forward and returns at least the keys asked for; it switches on exactly those optional outputs.
     * ``masks`` gives the masks of inputs before any forward if ``declares_masks``; then they are what ``run`` returns.
     * ``fingerprint`` identifies the translation across processes, or is None: then a cache keeps to memory.
-    * ``check`` raises `PlanError` for keys this adaptor cannot give of this model; ``width`` is a tensor's last
-      dimension where it is known without a forward.
+    * ``check`` raises `PlanError` for keys this adaptor cannot give of this model; ``width`` is what two models'
+      tensors must have in common (features, classes, attention heads) where it is known without a forward.
     """
 
     declares_masks: bool = False
@@ -42,11 +42,13 @@ class Adaptor(abc.ABC):
         """The masks of one micro-batch, from its inputs alone (only if ``declares_masks``)."""
         raise NotImplementedError(f"{type(self).__name__} does not declare its masks")
 
-    def check(self, model: nn.Module, keys: frozenset[Key]) -> None:  # noqa: B027 - optional by design
-        """Raise `PlanError` for a key that can never be given."""
+    def check(  # noqa: B027 - optional by design
+        self, model: nn.Module, keys: frozenset[Key], *, is_trained: bool = False
+    ) -> None:
+        """Raise `PlanError` for a key that can never be given; ``is_trained`` tells a student from a teacher."""
 
     def width(self, model: nn.Module, key: Key) -> int | None:
-        """The size of the tensor's last dimension, or None if only a forward can tell."""
+        """Features of a hidden state, classes of logits, heads of an attention map; None if only a forward can tell."""
         return None
 
 
@@ -57,6 +59,12 @@ def call_model(model: nn.Module, inputs: Any, extra: Mapping[str, Any]) -> Any:
     if isinstance(inputs, (tuple, list)):
         return model(*inputs, **extra)
     return model(inputs, **extra)
+
+
+def log_probabilities(probabilities: Tensor) -> Tensor:
+    """The logarithm, at least in float32; -87 or so where a probability is 0."""
+    probabilities = probabilities if probabilities.dtype == torch.float64 else probabilities.float()
+    return probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
 def labels_mask(labels: Tensor) -> Tensor:
@@ -90,13 +98,14 @@ def masks_from_features(features: Features, given: Mapping[str, Tensor]) -> dict
 
 
 def _positions(features: Features) -> Tensor | None:
-    """An all-ones mask (B, L), shaped as the hidden states or attention maps at hand are; None without any."""
+    """An all-ones mask (B, L), as long as the longest hidden state or attention map at hand; None without any."""
+    lengths: dict[int, Tensor] = {}
     for key, tensor in features.items():
-        if key.kind == "hidden":
-            return _ones(tensor, tensor.shape[1] if tensor.dim() > 2 else 1)
         if key.kind.startswith("attention"):
-            return _ones(tensor, tensor.shape[-1])
-    return None
+            lengths[tensor.shape[-1]] = tensor
+        elif key.kind == "hidden" or module_path(key) is not None:
+            lengths[tensor.shape[1] if tensor.dim() > 2 else 1] = tensor
+    return _ones(lengths[max(lengths)], max(lengths)) if lengths else None
 
 
 def _ones(like: Tensor, length: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stillhouse.adaptors.base import Adaptor, Signals, call_model, masks_from_features
 from stillhouse.errors import OutputError, unknown_name
-from stillhouse.types import ALL_LOGITS, LABELS, USER_LOSSES, Key, Masks, logits_mask_name
+from stillhouse.types import ALL_LOGITS, ATTENTION_SCORES, LABELS, USER_LOSSES, Key, Masks, logits_mask_name
 
 ADAPTOR_KEYS = ["logits", "logits_mask", "losses", "inputs_mask", "labels", "hidden", "attention"]
 _MASK_KEYS = {"inputs_mask": "inputs", "labels_mask": "labels", "losses_mask": "losses"}
@@ -43,6 +43,7 @@ class FunctionAdaptor(Adaptor):
         name = getattr(function, "__qualname__", type(function).__qualname__)
         self.fingerprint = None if version is None else f"function/1 {name} {version}"
         self._unknown_seen: set[str] = set()
+        self._looked_at_scores = False
 
     def run(self, model: nn.Module, inputs: Any, keys: frozenset[Key], extra: Mapping[str, Any]) -> Signals:
         return self.adapt(inputs, call_model(model, inputs, extra), keys)
@@ -71,19 +72,39 @@ class FunctionAdaptor(Adaptor):
         losses = _as_list(results.get("losses"))
         if USER_LOSSES in keys and losses:
             features[USER_LOSSES] = torch.stack([loss.mean() for loss in losses]).sum()
-        if results.get("labels") is not None:  # asked for or not: they tell how many labels a user's loss is over
-            features[LABELS] = _as_list(results["labels"])[0]
+        for head, labels in enumerate(_as_list(results.get("labels"))):
+            # asked for or not: the first head's tell how many labels a user's loss is over
+            features[LABELS if head == 0 else Key("labels", head)] = labels
         for key in keys:
             if key.kind == "logits" and isinstance(key.index, int) and key.index < len(heads):
                 features[key] = heads[key.index]
+            elif key.kind == ATTENTION_SCORES:
+                features[key] = self._scores(results, Key("attention", key.index))
             elif isinstance(key.index, int) and key.kind != "logits":
                 features[key] = _layer(results, key)
         return features
+
+    def _scores(self, results: Mapping[str, Any], key: Key) -> Tensor:
+        """The adaptor's attention maps, which are taken for scores; a look at the first one tells if they are not."""
+        scores = _layer(results, key)
+        if not self._looked_at_scores:
+            self._looked_at_scores = True
+            if is_distribution(scores):
+                warnings.warn(f"the adaptor's {key} holds probabilities (every row sums to 1), and this loss applies a "
+                              "softmax to scores; return the scores, or probabilities.clamp_min(1e-30).log()",
+                              stacklevel=2)
+        return scores
 
     def _warn_unknown(self, results: Mapping[str, Any]) -> None:
         for name in set(results) - set(ADAPTOR_KEYS) - set(_MASK_KEYS) - self._unknown_seen:
             self._unknown_seen.add(name)
             warnings.warn(f"{unknown_name('adaptor key', name, ADAPTOR_KEYS)}; it is ignored", stacklevel=2)
+
+
+def is_distribution(scores: Tensor) -> bool:
+    """Whether every row of attention maps (..., L, L) is a probability distribution."""
+    scores = scores.detach().float()
+    return bool((scores >= 0).all() and (scores.sum(dim=-1) - 1).abs().max() < 1e-2)
 
 
 def _as_list(value: Any) -> list[Tensor]:
@@ -102,7 +123,10 @@ def _layer(results: Mapping[str, Any], key: Key) -> Tensor:
     if not -len(layers) <= index < len(layers):
         raise OutputError(f"the configuration matches {key}, but the adaptor's {key.kind!r} list has {len(layers)} "
                           f"entries, 0 to {len(layers) - 1}")
-    tensor: Tensor = layers[index]
+    tensor = layers[index]
+    if not isinstance(tensor, Tensor):
+        raise OutputError(f"the configuration matches {key}, but that entry of the adaptor's {key.kind!r} list is "
+                          f"{tensor!r}")
     return tensor
 
 

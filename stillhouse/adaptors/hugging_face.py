@@ -10,20 +10,24 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from stillhouse.adaptors.base import Adaptor, Signals, call_model, labels_mask
+from stillhouse.adaptors.base import Adaptor, Signals, call_model, labels_mask, log_probabilities
 from stillhouse.errors import OutputError, PlanError
 from stillhouse.needs import indices
-from stillhouse.types import ALL_LOGITS, LABELS, LOGITS, Key, Masks
+from stillhouse.types import ALL_LOGITS, ATTENTION_SCORES, LABELS, LOGITS, Key, Masks
 
 _ROW_HEADS = ("ForSequenceClassification", "ForNextSentencePrediction")
 _TOKEN_HEADS = ("ForTokenClassification", "ForMaskedLM")
+_MAPS = ("attention", ATTENTION_SCORES)
+_OUTPUTS = {"hidden": "hidden_states", "attention": "attentions", ATTENTION_SCORES: "attentions"}
+_ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout")
 
 
 class HuggingFaceAdaptor(Adaptor):
     """Reads logits, hidden states and attention maps of a Hugging Face model; declares its masks.
 
-    Hidden state 0 is the embedding output. Attention map i is that of layer i + 1. The model never sees the labels, so
-    it computes no loss of its own; `stillhouse.losses.HardLabels` does.
+    Hidden state 0 is the embedding output. Attention map i is that of layer i + 1; it holds probabilities, and their
+    logarithm stands in for the scores that the paper's attention losses work on. The model never sees the labels, so it
+    computes no loss of its own; `stillhouse.losses.HardLabels` does.
 
     Args:
         logits: whether the model predicts once a row, (B, C), or once a token, (B, L, C).
@@ -53,7 +57,7 @@ class HuggingFaceAdaptor(Adaptor):
         arguments = dict(extra) | {"return_dict": True}
         if indices(keys, "hidden"):
             arguments["output_hidden_states"] = True
-        if indices(keys, "attention"):
+        if any(key.kind in _MAPS for key in keys):
             arguments["output_attentions"] = True
         if not isinstance(inputs, Mapping):
             raise OutputError("the automatic adaptor reads inputs by name, and this batch is a "
@@ -75,22 +79,19 @@ class HuggingFaceAdaptor(Adaptor):
             masks["labels"] = labels_mask(inputs["labels"])
         return masks
 
-    def check(self, model: nn.Module, keys: frozenset[Key]) -> None:
+    def check(self, model: nn.Module, keys: frozenset[Key], *, is_trained: bool = False) -> None:
         config: Any = model.config
         depth = config.num_hidden_layers
         for layer in indices(keys, "hidden"):
             if not -depth - 1 <= layer <= depth:
                 raise PlanError(f"hidden state {layer} does not exist: {type(model).__name__} has {depth} layers "
                                 f"(1 to {depth}, and 0 for the embeddings)")
-        attention = indices(keys, "attention")
-        for layer in attention:
+        for layer in (*indices(keys, "attention"), *indices(keys, ATTENTION_SCORES)):
             if not -depth <= layer < depth:
                 raise PlanError(f"attention map {layer} does not exist: {type(model).__name__} has {depth} layers, "
                                 f"so maps 0 to {depth - 1}")
-        implementation = getattr(config, "_attn_implementation", None)
-        if attention and implementation != "eager":
-            raise PlanError(f"attention maps are asked for, but {type(model).__name__} uses the {implementation!r} "
-                            "implementation, which gives none; load it with attn_implementation='eager'")
+        if any(key.kind in _MAPS for key in keys):
+            _require_maps(model, needs_logarithm=is_trained and bool(indices(keys, ATTENTION_SCORES)))
 
     def width(self, model: nn.Module, key: Key) -> int | None:
         config: Any = model.config
@@ -98,15 +99,33 @@ class HuggingFaceAdaptor(Adaptor):
             return int(config.hidden_size)
         if key.kind == "logits" and type(model).__name__.endswith("Classification"):
             return int(config.num_labels)
+        if key.kind in _MAPS:
+            heads: int | None = getattr(config, "num_attention_heads", None)
+            return heads
         return None
+
+
+def _require_maps(model: nn.Module, needs_logarithm: bool) -> None:
+    """Raise `PlanError` unless the model gives attention maps whose logarithm means something, if that is needed."""
+    config: Any = model.config
+    implementation = getattr(config, "_attn_implementation", None)
+    if implementation != "eager":
+        raise PlanError(f"attention maps are asked for, but {type(model).__name__} uses the {implementation!r} "
+                        "implementation, which gives none; load it with attn_implementation='eager'")
+    dropout = next((name for name in _ATTENTION_DROPOUTS if getattr(config, name, 0)), None)
+    if needs_logarithm and dropout is not None:
+        raise PlanError(f"the student's {dropout} is {getattr(config, dropout)}: dropout sets attention probabilities "
+                        f"to 0, whose logarithm a loss cannot use; make the student with {dropout}=0.0")
 
 
 def _pick(outputs: Any, key: Key) -> Tensor:
     if key.kind == "logits":
         value = outputs.get("logits")
     else:
-        values = outputs.get({"hidden": "hidden_states", "attention": "attentions"}.get(key.kind, key.kind))
+        values = outputs.get(_OUTPUTS.get(key.kind, key.kind))
         value = values[key.index] if values else None
+        if key.kind == ATTENTION_SCORES and value is not None:
+            value = log_probabilities(value)
     if value is None:
         raise OutputError(f"the model gave no {key}; its outputs were {', '.join(outputs.keys())}")
     tensor: Tensor = value

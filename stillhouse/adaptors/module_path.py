@@ -1,16 +1,17 @@
-"""An adaptor by module path, for models that return only logits."""
+"""Tensors from named sub-modules: all of a model's, where it returns only logits, or some beside another adaptor."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
-from stillhouse.adaptors.base import Adaptor, Signals, call_model, masks_from_features
-from stillhouse.errors import OutputError, PlanError, unknown_name
-from stillhouse.types import ALL_LOGITS, LABELS, LOGITS, Key, Masks
+from stillhouse.adaptors.base import Adaptor, Signals, call_model, log_probabilities, masks_from_features
+from stillhouse.errors import OutputError, PlanError
+from stillhouse.types import ALL_LOGITS, ATTENTION_SCORES, LABELS, LOGITS, Key, Masks, module_path
 
 
 class ModulePathAdaptor(Adaptor):
@@ -22,7 +23,9 @@ class ModulePathAdaptor(Adaptor):
 
     Args:
         hidden: dotted module names, in layer order.
-        attention: dotted names of modules that return attention maps, in layer order.
+        attention: dotted names of modules that return attention maps of probabilities, in layer order.
+        attention_scores: dotted names of modules that return attention scores, before the softmax; without them, the
+            logarithm of the probabilities stands in where a loss asks for scores.
         masks: ``masks(inputs) -> dict`` of (rows, positions) masks named ``inputs``, ``logits`` and ``labels``. Without
             it, an ``attention_mask`` among the inputs is used, else every position counts.
         labels: ``labels(inputs) -> tensor``; without it, ``inputs["labels"]``, which the model then does not see.
@@ -33,20 +36,25 @@ class ModulePathAdaptor(Adaptor):
         self,
         hidden: Sequence[str] = (),
         attention: Sequence[str] = (),
+        attention_scores: Sequence[str] = (),
         masks: Callable[[Any], Mapping[str, Tensor]] | None = None,
         labels: Callable[[Any], Tensor] | None = None,
         version: str | None = None,
     ) -> None:
         self.paths = {Key("hidden", i): path for i, path in enumerate(hidden)}
         self.paths |= {Key("attention", i): path for i, path in enumerate(attention)}
+        self.paths |= {Key(ATTENTION_SCORES, i): path for i, path in enumerate(attention_scores)}
         self._masks, self._labels = masks, labels
         self.declares_masks = masks is not None
-        self.fingerprint = None if version is None else f"module-path/1 {list(hidden)} {list(attention)} {version}"
+        self.fingerprint = None if version is None else (
+            f"module-path/2 {list(hidden)} {list(attention)} {list(attention_scores)} {version}")
 
     def run(self, model: nn.Module, inputs: Any, keys: frozenset[Key], extra: Mapping[str, Any]) -> Signals:
-        wanted = {key: self.paths[key] for key in keys if key in self.paths}
-        with _captured(model, wanted) as features:
+        wanted = {self._source(key): self.paths[self._source(key)] for key in keys if self._source(key) in self.paths}
+        with captured(model, wanted) as features:
             outputs = call_model(model, self._without_labels(inputs), extra)
+        features.update({key: log_probabilities(features[self._source(key)])
+                         for key in keys if self._source(key) != key})
         if keys & {LOGITS, ALL_LOGITS}:
             features[LOGITS] = _logits(outputs)
         labels = self._labels_of(inputs)
@@ -62,15 +70,16 @@ class ModulePathAdaptor(Adaptor):
     def masks(self, inputs: Any) -> Masks:
         return super().masks(inputs) if self._masks is None else self._masks(inputs)
 
-    def check(self, model: nn.Module, keys: frozenset[Key]) -> None:
-        known = {name for name, _ in model.named_modules()}
-        for path in self.paths.values():
-            if path not in known:
-                raise PlanError(unknown_name(f"module of {type(model).__name__}", path, known))
+    def check(self, model: nn.Module, keys: frozenset[Key], *, is_trained: bool = False) -> None:
+        require_modules(model, self.paths.values())
         for key in keys - {LOGITS, ALL_LOGITS, LABELS}:
-            if key not in self.paths:
+            if self._source(key) not in self.paths:
                 raise PlanError(f"{key} is asked for, but the adaptor names only {', '.join(map(str, self.paths))}; "
                                 "add its module to ModulePathAdaptor")
+
+    def _source(self, key: Key) -> Key:
+        """The tensor that a key is made from: itself, or the probabilities that scores are the logarithm of."""
+        return Key("attention", key.index) if key.kind == ATTENTION_SCORES and key not in self.paths else key
 
     def _without_labels(self, inputs: Any) -> Any:
         if isinstance(inputs, Mapping) and self._labels is None:
@@ -83,14 +92,68 @@ class ModulePathAdaptor(Adaptor):
         return inputs.get("labels") if isinstance(inputs, Mapping) else None
 
 
+class ModuleOutputs(Adaptor):
+    """Another adaptor, and beside what it gives, the outputs of sub-modules asked for by `stillhouse.types.module_key`.
+
+    Masks, fingerprint and everything else are the inner adaptor's. A module that returns a tuple counts by its first
+    element.
+    """
+
+    def __init__(self, inner: Adaptor) -> None:
+        self.inner = inner
+        self.declares_masks, self.fingerprint = inner.declares_masks, inner.fingerprint
+
+    def run(self, model: nn.Module, inputs: Any, keys: frozenset[Key], extra: Mapping[str, Any]) -> Signals:
+        paths = _module_paths(keys)
+        with captured(model, paths) as outputs:
+            features, masks = self.inner.run(model, inputs, keys - paths.keys(), extra)
+        unreached = [paths[key] for key in paths if key not in outputs]
+        if unreached:
+            raise OutputError(f"the forward of {type(model).__name__} did not reach {', '.join(unreached)}, which a "
+                              "match names; name modules that every forward uses")
+        if "inputs" in masks:
+            return Signals({**features, **outputs}, masks)
+        return Signals({**features, **outputs}, {**masks_from_features(outputs, {}), **masks})
+
+    def masks(self, inputs: Any) -> Masks:
+        return self.inner.masks(inputs)
+
+    def check(self, model: nn.Module, keys: frozenset[Key], *, is_trained: bool = False) -> None:
+        paths = _module_paths(keys)
+        require_modules(model, paths.values())
+        self.inner.check(model, keys - paths.keys(), is_trained=is_trained)
+
+    def width(self, model: nn.Module, key: Key) -> int | None:
+        path = module_path(key)
+        if path is None:
+            return self.inner.width(model, key)
+        module = model.get_submodule(path)
+        return module.out_features if isinstance(module, nn.Linear) else None
+
+
+def _module_paths(keys: Iterable[Key]) -> dict[Key, str]:
+    return {key: path for key in keys if (path := module_path(key)) is not None}
+
+
+def require_modules(model: nn.Module, paths: Iterable[str]) -> None:
+    """Raise `PlanError` for a path that is no sub-module."""
+    known = [name for name, _ in model.named_modules() if name]
+    for path in paths:
+        if path not in known:
+            near = difflib.get_close_matches(path, known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise PlanError(f"{type(model).__name__} has no module {path!r}; {hint}model.named_modules() lists all "
+                            f"{len(known)}")
+
+
 @contextmanager
-def _captured(model: nn.Module, wanted: Mapping[Key, str]) -> Iterator[dict[Key, Tensor]]:
+def captured(model: nn.Module, wanted: Mapping[Key, str]) -> Iterator[dict[Key, Tensor]]:
     """A dictionary that the forward inside fills with the outputs of the wanted modules."""
     features: dict[Key, Tensor] = {}
 
     def hook(key: Key) -> Callable[[nn.Module, Any, Any], None]:
         def keep(module: nn.Module, args: Any, output: Any) -> None:
-            features[key] = output[0] if isinstance(output, (tuple, list)) else output
+            features[key] = _tensor_of(output)
 
         return keep
 
@@ -100,6 +163,12 @@ def _captured(model: nn.Module, wanted: Mapping[Key, str]) -> Iterator[dict[Key,
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _tensor_of(output: Any) -> Any:
+    if isinstance(output, Mapping):
+        return next(iter(output.values()), None)
+    return output[0] if isinstance(output, (tuple, list)) and output else output
 
 
 def _logits(outputs: Any) -> Tensor:

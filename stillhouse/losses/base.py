@@ -6,7 +6,7 @@ Shape suffixes: B rows, L positions, C classes, H features.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -27,16 +27,26 @@ class Loss(nn.Module, abc.ABC):
 
     * ``forward`` returns the *sum* over the units named by ``over``, as a scalar with a graph; what a mask leaves
       out adds exactly nothing, and an empty mask gives 0. One place, the objective, divides by the count.
+    * ``overs`` are all denominators that ``over`` may turn out to be. Where only the tensors tell (a value per row, or
+      per position), the first ``forward`` decides which; so all of them are counted.
+    * ``scope`` is "batch" if a row's share depends on the rows beside it. Then it matters how rows are grouped into
+      micro-batches, which is said once when gradients are accumulated.
     * Constants (width, heads, classes) are divided inside the sum, so that a unit's share does not depend on them.
     * ``needs`` says which tensors are read from each side; nothing else may be read.
     * Half-precision values are brought to float32, float64 stays: see `full_precision`.
     * Parameters (projections) are ordinary submodules: they are trained, clipped and saved with the student.
+    * A loss that learns from what it saw does so in ``after_step``, into its buffers, and never in ``forward``.
     """
 
     over: Over
     needs: Needs
-    scope: ClassVar[Literal["rows", "batch"]] = "rows"  # "batch": relates rows to each other
+    scope: Literal["rows", "batch"] = "rows"
     paper: ClassVar[str | None] = None
+
+    @property
+    def overs(self) -> tuple[Over, ...]:
+        """Every denominator that ``over`` may be."""
+        return (self.over,)
 
     @abc.abstractmethod
     def forward(self, student: Features, teacher: Features, masks: Masks) -> Tensor:
@@ -44,6 +54,9 @@ class Loss(nn.Module, abc.ABC):
 
     def check(self, student_width: Width, teacher_width: Width) -> None:
         """Raise `PlanError` if the widths known before training cannot fit together."""
+
+    def after_step(self) -> None:
+        """Called after each optimizer step."""
 
 
 def full_precision(tensor: Tensor) -> torch.autocast:
@@ -54,6 +67,11 @@ def full_precision(tensor: Tensor) -> torch.autocast:
 def upcast(tensor: Tensor) -> Tensor:
     """Half precision to float32; float32 and float64 as they are."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def one_or_list(tensors: Sequence[Tensor]) -> Tensor | list[Tensor]:
+    """A single tensor as it is, several as a list: how the paper's functions take them."""
+    return tensors[0] if len(tensors) == 1 else list(tensors)
 
 
 def as_tokens(tensor: Tensor) -> Tensor:

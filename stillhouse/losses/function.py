@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stillhouse.losses.base import Loss, Width, as_tokens, full_precision, require_mask, upcast
-from stillhouse.losses.logits import check_classes
+from stillhouse.losses.base import Loss, full_precision, one_or_list, upcast
+from stillhouse.losses.logits import KDLoss
+from stillhouse.losses.match import mask_over
+from stillhouse.losses.temperature import Strategy, temperatures
 from stillhouse.needs import Needs
-from stillhouse.types import USER_LOSSES, Features, Key, Masks, Over, Unit, logits_mask_name
+from stillhouse.types import USER_LOSSES, Features, Key, Masks, Over, Unit
 
 
 class FunctionLoss(Loss):
@@ -41,50 +42,51 @@ class FunctionLoss(Loss):
         self.student_keys, self.teacher_keys = tuple(student), tuple(teacher)
         self.projection = nn.Identity() if projection is None else projection
         self.needs = Needs.of(self.student_keys, self.teacher_keys)
+        self.unit = unit
         self.over = Over(unit, "inputs")
 
+    @property
+    def overs(self) -> tuple[Over, ...]:
+        return (Over(self.unit, "inputs"), Over(Unit.ROW, "inputs"))
+
     def forward(self, student: Features, teacher: Features, masks: Masks) -> Tensor:
-        mask_BL = masks[self.over.mask]
-        projected: list[Tensor] = [self.projection(student[key]) for key in self.student_keys]
+        given = [student[key] for key in self.student_keys]
+        mask_BL = mask_over(self, self.unit, given, masks)
+        projected: list[Tensor] = [self.projection(tensor) for tensor in given]
         count = self.over.unit.count(mask_BL)
         if count == 0:
             return torch.stack([_zero(student_BLH) for student_BLH in projected]).sum()
         with full_precision(mask_BL):
             mean: Tensor = self.function(
-                _one_or_list([upcast(s) for s in projected]),
-                _one_or_list([upcast(teacher[key]) for key in self.teacher_keys]),
+                one_or_list([upcast(s) for s in projected]),
+                one_or_list([upcast(teacher[key]) for key in self.teacher_keys]),
                 mask=mask_BL,
             )
             return mean * count.to(mean.dtype)
 
 
-class FunctionLogitsLoss(Loss):
+class FunctionLogitsLoss(KDLoss):
     """A plain function ``f(student, teacher, temperature) -> mean`` between logits.
 
-    The function sees the kept positions alone, as (N, C).
+    The function sees the kept positions alone, as (N, C). With a ``strategy`` the temperature is (N,).
     """
 
-    def __init__(self, function: Callable[..., Tensor], temperature: Any = 1.0, head: int = 0) -> None:
-        super().__init__()
-        self.function, self.temperature, self.head = function, temperature, head
-        self.key = Key("logits", head)
-        self.needs = Needs.of([self.key], [self.key])
-        self.over = Over(Unit.TOKEN, logits_mask_name(head))
+    def __init__(self, function: Callable[..., Tensor], temperature: float = 1.0, head: int = 0, *,
+                 strategy: Strategy | None = None, probability_shift: bool = False) -> None:
+        super().__init__(temperature, head, strategy=strategy, probability_shift=probability_shift)
+        self.function = function
 
     def forward(self, student: Features, teacher: Features, masks: Masks) -> Tensor:
-        kept_BL = masks[self.over.mask].ne(0)
-        student_BLC, teacher_BLC = as_tokens(student[self.key]), as_tokens(teacher[self.key])
-        require_mask(f"the student's {self.key}", student_BLC, kept_BL)
-        require_mask(f"the teacher's {self.key}", teacher_BLC, kept_BL)
-        student_NC, teacher_NC = upcast(student_BLC)[kept_BL], upcast(teacher_BLC)[kept_BL]
+        student_BLC, teacher_BLC, kept_BL = self.predictions(student, teacher, masks)
+        student_NC, teacher_NC = student_BLC[kept_BL], teacher_BLC[kept_BL]
         if len(student_NC) == 0:
             return student_NC.sum()
         with full_precision(student_NC):
-            mean: Tensor = self.function(student_NC, teacher_NC, self.temperature)
+            temperature: float | Tensor = self.temperature
+            if self.strategy is not None:
+                temperature = temperatures(self.strategy, student_NC, teacher_NC, self.temperature)
+            mean: Tensor = self.function(student_NC, teacher_NC, temperature)
             return mean * len(student_NC)
-
-    def check(self, student_width: Width, teacher_width: Width) -> None:
-        check_classes(self.key, student_width, teacher_width)
 
 
 class UserLosses(Loss):
@@ -110,7 +112,3 @@ class UserLosses(Loss):
 def _zero(tensor: Tensor) -> Tensor:
     """0 with the tensor's graph and no gradient, whatever the tensor holds (NaN times 0 would stay NaN)."""
     return upcast(tensor).reshape(-1)[:0].sum()
-
-
-def _one_or_list(tensors: list[Tensor]) -> Tensor | list[Tensor]:
-    return tensors[0] if len(tensors) == 1 else tensors

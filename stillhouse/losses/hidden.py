@@ -16,9 +16,13 @@ class HiddenMSE(FeatureLoss):
 
     paper = "Jiao et al. 2020, TinyBERT: Distilling BERT for Natural Language Understanding, arXiv:1909.10351"
 
-    @classmethod
-    def total(cls, student_BLH: Sequence[Tensor], teacher_BLH: Sequence[Tensor], mask_BL: Tensor) -> Tensor:
-        return (student_BLH[0] - teacher_BLH[0]).square().mean(dim=-1).sum()
+    def total(self, student_BLH: Sequence[Tensor], teacher_BLH: Sequence[Tensor], mask_BL: Tensor) -> Tensor:
+        return self.distance(student_BLH[0], teacher_BLH[0])
+
+    @staticmethod
+    def distance(student_BLH: Tensor, teacher_BLH: Tensor) -> Tensor:
+        """The sum over positions of the mean squared difference."""
+        return (student_BLH - teacher_BLH).square().mean(dim=-1).sum()
 
 
 class Cosine(FeatureLoss):
@@ -26,8 +30,7 @@ class Cosine(FeatureLoss):
 
     paper = "Sanh et al. 2019, DistilBERT, arXiv:1910.01108"
 
-    @classmethod
-    def total(cls, student_BLH: Sequence[Tensor], teacher_BLH: Sequence[Tensor], mask_BL: Tensor) -> Tensor:
+    def total(self, student_BLH: Sequence[Tensor], teacher_BLH: Sequence[Tensor], mask_BL: Tensor) -> Tensor:
         distance_BL = 1 - F.cosine_similarity(student_BLH[0], teacher_BLH[0], dim=-1)
         return (distance_BL * mask_BL.ne(0)).sum()
 
@@ -37,8 +40,8 @@ class PKD(FeatureLoss):
 
     paper = "Sun et al. 2019, Patient Knowledge Distillation for BERT Model Compression, arXiv:1908.09355"
     unit = Unit.ROW
+    ignores_mask = True
 
-    @classmethod
-    def total(cls, student_BLH: Sequence[Tensor], teacher_BLH: Sequence[Tensor], mask_BL: Tensor) -> Tensor:
+    def total(self, student_BLH: Sequence[Tensor], teacher_BLH: Sequence[Tensor], mask_BL: Tensor) -> Tensor:
         student_BH, teacher_BH = F.normalize(student_BLH[0][:, 0], dim=-1), F.normalize(teacher_BLH[0][:, 0], dim=-1)
         return (student_BH - teacher_BH).square().sum()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,21 +19,15 @@ from stillhouse.losses.base import (
     require_same_shape,
     upcast,
 )
+from stillhouse.losses.temperature import Strategy, constant, temperatures
 from stillhouse.needs import Needs
 from stillhouse.types import LABELS, Features, Key, Masks, Over, Unit, logits_mask_name
 
 CLASSES_REMEDY = "both models must predict the same classes in the same order"
 
 
-def check_classes(key: Key, student_width: Width, teacher_width: Width) -> None:
-    """Raise `PlanError` if both class counts are known and differ."""
-    student, teacher = student_width(key), teacher_width(key)
-    if student is not None and teacher is not None and student != teacher:
-        raise PlanError(f"{key}: the student predicts {student} labels, the teacher {teacher}; {CLASSES_REMEDY}")
-
-
-class LogitsLoss(Loss, abc.ABC):
-    """A loss that compares logits position by position. Abstract: give ``per_token``.
+class KDLoss(Loss, abc.ABC):
+    """A loss between the student's logits and the teacher's, whoever wrote the formula. Abstract.
 
     Logits are (B, C), one prediction a row, or (B, L, C). The sum is over the positions that the student's logits
     mask keeps (rows, for (B, C)).
@@ -40,17 +35,47 @@ class LogitsLoss(Loss, abc.ABC):
     Args:
         temperature: divides both logits.
         head: which logits head, for models that give several.
+        strategy: gives each prediction a temperature of its own, from ``temperature``; see
+            `stillhouse.losses.temperature`.
+        probability_shift: exchange the teacher's logit of the right class with its largest one first, so that the
+            teacher is never wrong (Wen et al. 2019, Preparing Lessons: Improve Knowledge
+            Distillation with Better Supervision, arXiv:1911.07471). Negative labels leave the
+            teacher as it is.
     """
 
-    def __init__(self, temperature: float = 1.0, head: int = 0) -> None:
+    def __init__(self, temperature: float = 1.0, head: int = 0, *, strategy: Strategy | None = None,
+                 probability_shift: bool = False) -> None:
         super().__init__()
         if not temperature > 0:
             raise PlanError(f"temperature {temperature!r}: it divides the logits and must be above 0")
-        self.temperature = temperature
-        self.head = head
+        self.temperature, self.head = temperature, head
+        self.strategy, self.probability_shift = strategy, probability_shift
         self.key = Key("logits", head)
-        self.needs = Needs.of([self.key], [self.key])
+        self.needs = Needs.of([self.key, LABELS] if probability_shift else [self.key], [self.key])
         self.over = Over(Unit.TOKEN, logits_mask_name(head))
+        if strategy not in (None, constant):
+            self.scope = "batch"
+
+    def check(self, student_width: Width, teacher_width: Width) -> None:
+        student, teacher = student_width(self.key), teacher_width(self.key)
+        if student is not None and teacher is not None and student != teacher:
+            raise PlanError(f"{self.key}: the student predicts {student} labels, the teacher {teacher}; "
+                            f"{CLASSES_REMEDY}")
+
+    def predictions(self, student: Features, teacher: Features, masks: Masks) -> tuple[Tensor, Tensor, Tensor]:
+        """Both sides' logits as (B, L, C), the teacher's shifted if that is asked for, and what is kept, (B, L)."""
+        student_BLC, teacher_BLC = as_tokens(student[self.key]), as_tokens(teacher[self.key])
+        kept_BL = masks[self.over.mask].ne(0)
+        for side, logits_BLC in (("student", student_BLC), ("teacher", teacher_BLC)):
+            require_mask(f"the {side}'s {self.key}", logits_BLC, kept_BL)
+        student_BLC, teacher_BLC = blank(upcast(student_BLC), kept_BL), blank(upcast(teacher_BLC), kept_BL)
+        if self.probability_shift:
+            teacher_BLC = shifted(teacher_BLC, _labels_BL(student[LABELS], student_BLC), kept_BL)
+        return student_BLC, teacher_BLC, kept_BL
+
+
+class LogitsLoss(KDLoss, abc.ABC):
+    """A loss that compares logits position by position. Abstract: give ``per_token``."""
 
     @staticmethod
     @abc.abstractmethod
@@ -58,18 +83,45 @@ class LogitsLoss(Loss, abc.ABC):
         """The loss of each position, (B, L). ``temperature`` is a number or broadcasts against the logits."""
 
     def forward(self, student: Features, teacher: Features, masks: Masks) -> Tensor:
-        student_BLC, teacher_BLC = as_tokens(student[self.key]), as_tokens(teacher[self.key])
-        mask_BL = masks[self.over.mask]
+        student_BLC, teacher_BLC, kept_BL = self.predictions(student, teacher, masks)
         require_same_shape(str(self.key), student_BLC, teacher_BLC, CLASSES_REMEDY)
-        require_mask(str(self.key), student_BLC, mask_BL)
         with full_precision(student_BLC):
-            values_BL = self.per_token(
-                blank(upcast(student_BLC), mask_BL), blank(upcast(teacher_BLC), mask_BL), self.temperature
-            )
-            return (values_BL * mask_BL.ne(0)).sum()
+            values_BL = self.per_token(student_BLC, teacher_BLC, self._temperature(student_BLC, teacher_BLC, kept_BL))
+            return (values_BL * kept_BL).sum()
 
-    def check(self, student_width: Width, teacher_width: Width) -> None:
-        check_classes(self.key, student_width, teacher_width)
+    def _temperature(self, student_BLC: Tensor, teacher_BLC: Tensor, kept_BL: Tensor) -> float | Tensor:
+        if self.strategy is None:
+            return self.temperature
+        found = temperatures(self.strategy, student_BLC[kept_BL], teacher_BLC[kept_BL], self.temperature)
+        if not isinstance(found, Tensor) or found.dim() == 0:
+            return found
+        each_BL = student_BLC.new_full(kept_BL.shape, self.temperature)
+        each_BL[kept_BL] = found.to(each_BL.dtype)
+        return each_BL.unsqueeze(-1)
+
+
+def shifted(teacher_BLC: Tensor, labels_BL: Tensor, kept_BL: Tensor) -> Tensor:
+    """Teacher logits in which the label's has changed places with the largest; as they are where a label is negative.
+
+    Raises `OutputError` for a kept label that is no class.
+    """
+    counted = labels_BL.ge(0) & kept_BL
+    classes = teacher_BLC.shape[-1]
+    if bool((labels_BL.ge(classes) & kept_BL).any()):
+        raise OutputError(f"probability_shift: label {int(labels_BL.max())} is none of the {classes} classes")
+    own = labels_BL.masked_fill(~counted, 0).unsqueeze(-1)
+    top = teacher_BLC.argmax(dim=-1, keepdim=True)
+    values = teacher_BLC.gather(-1, own), teacher_BLC.gather(-1, top)
+    exchanged = teacher_BLC.scatter(-1, top, values[0]).scatter(-1, own, values[1])
+    return torch.where(counted.unsqueeze(-1), exchanged, teacher_BLC)
+
+
+def _labels_BL(labels: Tensor, logits_BLC: Tensor) -> Tensor:
+    labels_BL = labels.unsqueeze(1) if labels.dim() == 1 else labels
+    if logits_BLC.shape[:2] != labels_BL.shape:
+        raise OutputError(f"labels have shape {tuple(labels.shape)}, the logits of (rows, positions) "
+                          f"{tuple(logits_BLC.shape[:2])}; there must be one for each prediction")
+    return labels_BL
 
 
 class SoftCrossEntropy(LogitsLoss):
@@ -129,10 +181,8 @@ class HardLabels(Loss):
         self.over = Over(Unit.TOKEN, "labels")
 
     def forward(self, student: Features, teacher: Features, masks: Masks) -> Tensor:
-        logits_BLC, labels_BL = as_tokens(student[self.key]), student[LABELS]
-        labels_BL = labels_BL.unsqueeze(1) if labels_BL.dim() == 1 else labels_BL
-        if logits_BLC.shape[:2] != labels_BL.shape:
-            raise OutputError(f"labels have shape {tuple(labels_BL.shape)}, the logits {tuple(logits_BLC.shape)}")
+        logits_BLC = as_tokens(student[self.key])
+        labels_BL = _labels_BL(student[LABELS], logits_BLC)
         ignored = labels_BL.lt(0) | masks["labels"].eq(0)
         with full_precision(logits_BLC):
             return F.cross_entropy(

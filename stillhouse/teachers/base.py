@@ -36,7 +36,7 @@ class TeacherSource(abc.ABC):
         """The tensors for ``keys``; ``extra`` are additional keyword arguments of the model's forward."""
 
     def width(self, key: Key) -> int | None:
-        """The size of a tensor's last dimension, or None if only an answer can tell."""
+        """What the student's tensor must have in common (see `Adaptor.width`); None if only an answer can tell."""
         return None
 
     def for_task(self, task: str) -> TeacherSource:

@@ -15,9 +15,10 @@ from stillhouse.batches import bytes_of, num_rows, row_keys, select_rows, spans,
 from stillhouse.errors import OutputError, PlanError
 from stillhouse.teachers.base import TeacherSource
 from stillhouse.teachers.stores import CorruptRecordError, SignalStore, decode, encode
-from stillhouse.types import Batch, Features, Key
+from stillhouse.types import ATTENTION_SCORES, Batch, Features, Key
 
 Row = list[Tensor]  # the tensors of one row for one key: one, or one for each logits head
+LOWEST_SCORE = -1e4  # what models add to the scores of padding
 NOTHING = torch.empty(0, dtype=torch.bool)  # stands for a tensor that was asked for and not given
 
 
@@ -213,7 +214,7 @@ def _trim(row: Tensor, key: Key, span: slice | None) -> Tensor:
 
 
 def _assemble(rows: Sequence[Sequence[Row | None]], batch: Batch, keys: Sequence[Key], by_row: bool) -> Features:
-    """Tensors of the batch's own padding, with zeros where it pads."""
+    """Tensors of the batch's own padding, with zeros (for attention scores: no attention) where it pads."""
     row_spans = spans(batch.teacher) if by_row else None
     features: dict[Key, Tensor] = {}
     for column, key in enumerate(keys):
@@ -244,7 +245,8 @@ def _padded(tensors: Sequence[Tensor], key: Key, row_spans: Iterable[slice] | No
     shape = list(tensors[0].shape)
     for axis in axes:
         shape[axis] = batch.teacher["attention_mask"].shape[1]
-    full = tensors[0].new_zeros([len(tensors), *shape])
+    padding = LOWEST_SCORE if key.kind == ATTENTION_SCORES else 0.0
+    full = tensors[0].new_full([len(tensors), *shape], padding)
     for target, tensor, span in zip(full, tensors, row_spans, strict=True):
         target[tuple(span if axis in axes else slice(None) for axis in range(len(shape)))] = tensor
     return full

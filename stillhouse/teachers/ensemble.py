@@ -17,10 +17,13 @@ from stillhouse.types import Batch, Features, Key
 class EnsembleTeacher(TeacherSource):
     """The average of several teachers' logits, or the logarithm of the average of their probabilities.
 
+    Anything else, such as hidden states, is that of one of them: layers of different models have no common meaning.
+
     Args:
         sources: the teachers; all must predict the same classes.
         weights: one for each, brought to a sum of 1; equal without.
         average: ``"logits"`` as in the paper's toolkit, or ``"probabilities"``.
+        layers_from: the number, from 0, of the teacher whose layers are given; without it there are none.
     """
 
     def __init__(
@@ -28,52 +31,66 @@ class EnsembleTeacher(TeacherSource):
         sources: Sequence[TeacherSource],
         weights: Sequence[float] | None = None,
         average: Literal["logits", "probabilities"] = "logits",
+        layers_from: int | None = None,
     ) -> None:
         if not sources:
             raise PlanError("an ensemble needs at least one teacher")
         weights = [1.0] * len(sources) if weights is None else list(weights)
         if len(weights) != len(sources) or min(weights) < 0 or sum(weights) <= 0:
             raise PlanError(f"ensemble weights {weights}: give {len(sources)} numbers, none negative, not all 0")
+        if average not in ("logits", "probabilities"):
+            raise PlanError(f"average={average!r}: an ensemble averages 'logits' or 'probabilities'")
+        if layers_from is not None and not 0 <= layers_from < len(sources):
+            raise PlanError(f"layers are asked for of teacher {layers_from}, and there are {len(sources)}: "
+                            f"0 to {len(sources) - 1}")
         self.sources = tuple(sources)
         self.weights = tuple(weight / sum(weights) for weight in weights)
-        self.average = average
+        self.average, self.layers_from = average, layers_from
 
     @property
     def fingerprint(self) -> str | None:
         parts = [source.fingerprint for source in self.sources]
         if None in parts:
             return None
-        return f"ensemble({self.average}; {', '.join(f'{w} {p}' for w, p in zip(self.weights, parts, strict=True))})"
+        members = ", ".join(f"{w} {p}" for w, p in zip(self.weights, parts, strict=True))
+        layers = "" if self.layers_from is None else f"; layers of {self.layers_from}"
+        return f"ensemble({self.average}; {members}{layers})"
 
     @property
     def rows_forwarded(self) -> int:
         return sum(source.rows_forwarded for source in self.sources)
 
     def check(self, keys: frozenset[Key]) -> None:
-        others = sorted(str(key) for key in keys if key.kind != "logits")
-        if others:
+        logits = frozenset(key for key in keys if key.kind == "logits")
+        others = sorted(str(key) for key in keys - logits)
+        if others and self.layers_from is None:
             raise PlanError(f"an ensemble of teachers averages logits and cannot give {', '.join(others)}: "
-                            "layers of different models have no common meaning; drop the intermediate matches, "
-                            "or distil from a single teacher")
-        for source in self.sources:
-            source.check(keys)
+                            "layers of different models have no common meaning; say whose layers to take "
+                            "(layers_from=0, in MultiTeacherDistiller match_teacher=0), or drop the matches")
+        for number, source in enumerate(self.sources):
+            source.check(keys if number == self.layers_from else logits)
         widths = {source.width(Key("logits", 0)) for source in self.sources} - {None}
         if len(widths) > 1:
             raise PlanError("the teachers of an ensemble predict different numbers of labels: "
                             f"{sorted(widths, key=str)}; they must predict the same classes in the same order")
 
     def width(self, key: Key) -> int | None:
-        return self.sources[0].width(key)
+        return self.sources[0 if key.kind == "logits" else self.layers_from or 0].width(key)
 
     def map_leaves(self, wrap: Callable[[TeacherSource], TeacherSource]) -> TeacherSource:
-        return EnsembleTeacher([s.map_leaves(wrap) for s in self.sources], self.weights, self.average)
+        return EnsembleTeacher([s.map_leaves(wrap) for s in self.sources], self.weights, self.average,
+                               self.layers_from)
 
     def signals(self, batch: Batch, keys: frozenset[Key], extra: Mapping[str, Any] | None = None) -> Features:
-        answers = [source.signals(batch, keys, extra) for source in self.sources]
+        logits = frozenset(key for key in keys if key.kind == "logits")
+        answers = [source.signals(batch, keys if number == self.layers_from else logits, extra)
+                   for number, source in enumerate(self.sources)]
         heads = [{key for key in answer if key.kind == "logits"} for answer in answers]
-        if any(keys != heads[0] for keys in heads):
+        if any(found != heads[0] for found in heads):
             raise OutputError("the teachers of an ensemble give different numbers of logits heads")
-        return {key: self._mean(torch.stack([upcast(answer[key]) for answer in answers])) for key in heads[0]}
+        means = {key: self._mean(torch.stack([upcast(answer[key]) for answer in answers])) for key in heads[0]}
+        layers = {} if self.layers_from is None else answers[self.layers_from]
+        return {**{key: value for key, value in layers.items() if key.kind != "logits"}, **means}
 
     def _mean(self, logits: torch.Tensor) -> torch.Tensor:
         weights = torch.tensor(self.weights, dtype=logits.dtype, device=logits.device)

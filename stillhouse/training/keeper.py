@@ -42,7 +42,7 @@ class Keeper:
         self.last_saved = step
         if self.options.callback is not None:
             with modes.restored(self.student), randomness.untouched():
-                self.options.callback(model=self.student, step=step)
+                self._take(step, self.options.callback(model=self.student, step=step))
         return self._out_of_patience(step)
 
     def newest_state(self) -> Any | None:
@@ -79,6 +79,17 @@ class Keeper:
         if best:
             self.best_step = step
         self.recorder.emit(Evaluated(step, metrics=metrics, best=best, seconds_s=time.perf_counter() - started))
+
+    def _take(self, step: int, returned: Any) -> None:
+        """Metrics that a callback returned, by name or by task and name, are logged like an evaluation's."""
+        if not isinstance(returned, Mapping):
+            return
+        metrics: dict[str, float] = {}
+        for name, value in returned.items():
+            inner = value if isinstance(value, Mapping) else {None: value}
+            metrics.update({str(name) if key is None else f"{name}/{key}": float(v) for key, v in inner.items()})
+        self.evaluations.setdefault(step, {}).update(metrics)
+        self.recorder.emit(Evaluated(step, metrics=metrics))
 
     def _out_of_patience(self, step: int) -> bool:
         evaluation = self.options.evaluation

@@ -82,6 +82,7 @@ class _Run:
         self.track = RandomTrack()
         self.total_steps = total_steps(source, options)
         self.step = self.epoch = self.consumed = 0
+        _warn_of_batch_losses(plan, options.accumulation)
         if self.total_steps is None and _has_schedules(plan):
             raise PlanError("a weight schedule needs to know how long training is, and this loader has no length; "
                             "give num_steps instead of num_epochs")
@@ -126,6 +127,8 @@ class _Run:
             norm = self._clip()
             self.scaler.step(self.optimizer)
             self.scaler.update()
+            for _, objective in self.plan.objective.tasks():
+                objective.after_step()
             self.recorder.record(self.step, window.epoch, result, norm, self.optimizer)
         if self.scheduler is not None:
             with warnings.catch_warnings():  # a step without weights or with overflow skips the optimizer, rightly
@@ -214,6 +217,14 @@ def _require_trainable(plan: Distillation, optimizer: Optimizer, scheduler: Any)
 def _has_schedules(plan: Distillation) -> bool:
     return any(not isinstance(term.weight, Constant) for _, objective in plan.objective.tasks()
                for term in objective.terms.values())
+
+
+def _warn_of_batch_losses(plan: Distillation, accumulation: int) -> None:
+    names = {name for _, objective in plan.objective.tasks() for name in objective.depends_on_batches()}
+    if accumulation > 1 and names:
+        warnings.warn(f"{', '.join(sorted(names))}: rows of a micro-batch are related to each other, so accumulating "
+                      f"{accumulation} small ones is not the same as one large batch; where memory allows, raise the "
+                      "batch size instead", stacklevel=4)
 
 
 def _kept_scheduler_state(scheduler: Any) -> Any:

@@ -49,7 +49,8 @@ class FitOptions:
         resume: go on from the newest checkpoint in ``output_dir`` if there is one.
         log_every: optimizer steps between logged values.
         extra: keyword arguments for every forward of both models.
-        callback: called as ``callback(model=student, step=step)`` after each checkpoint, on every rank.
+        callback: called as ``callback(model=student, step=step)`` after each checkpoint, on every rank; a mapping of
+            numbers that it returns is logged.
     """
 
     num_epochs: float | None = None
