@@ -27,6 +27,7 @@ _HOMES = {
         "FEATURES", "KD_LOSS_MAP", "MATCH_LOSS_MAP", "PROJ_MAP", "TEMPERATURE_SCHEDULER", "WEIGHT_SCHEDULER",
         "register_new",
     ),
+    "stillhouse.size_table": ("ParameterTable", "parameter_table"),
     "stillhouse.students": ("StudentSpec", "build_student", "known_shapes"),
     "stillhouse.teachers": (
         "CachedTeacher", "EnsembleTeacher", "LiveTeacher", "NoTeacher", "RoutedTeacher", "TeacherSource",
@@ -73,6 +74,7 @@ __all__ = [
     "Objective",
     "OutputError",
     "Over",
+    "ParameterTable",
     "PlanError",
     "Progress",
     "RoutedTeacher",
@@ -91,6 +93,7 @@ __all__ = [
     "build_student",
     "fit",
     "known_shapes",
+    "parameter_table",
     "register_new",
 ]
 
@@ -128,6 +131,7 @@ if TYPE_CHECKING:
         WEIGHT_SCHEDULER,
         register_new,
     )
+    from stillhouse.size_table import ParameterTable, parameter_table
     from stillhouse.students import StudentSpec, build_student, known_shapes
     from stillhouse.teachers import (
         CachedTeacher,

@@ -1,4 +1,4 @@
-"""The command line: ``stillhouse run``, ``stillhouse plan``, ``stillhouse demo``.
+"""The command line: ``stillhouse run``, ``stillhouse plan``, ``stillhouse inspect``, ``stillhouse demo``.
 
 Nothing heavy is imported until a command needs it, so that ``--help`` answers at once.
 """
@@ -28,6 +28,9 @@ RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="The recipe, a
 Overrides = Annotated[list[str] | None, typer.Option(
     "--set", metavar="PATH=VALUE", help="Change a value of the recipe, as in training.epochs=3; may be repeated.")]
 
+AllowPlugins = Annotated[bool, typer.Option(
+    "--allow-plugins", help="Run the Python files that the recipe names as plugins.")]
+
 
 def _print_version(wanted: bool) -> None:
     if wanted:
@@ -52,6 +55,7 @@ def run_command(
         metavar="0,1,2", help="Run once for each seed, into OUTPUT/seed-N, with a summary.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in the output folder.")] = False,
+    allow_plugins: AllowPlugins = False,
 ) -> None:
     """Train a student as a recipe says, into a run folder."""
     with _interruptible("; run again with --resume to go on"):
@@ -59,18 +63,35 @@ def run_command(
 
         changes = overrides or []
         if seeds is None:
-            run(load_recipe(recipe, changes), resume=resume, overwrite=overwrite)
+            run(load_recipe(recipe, changes, allow_plugins=allow_plugins), resume=resume, overwrite=overwrite)
         else:
-            run_seeds(recipe, _numbers(seeds), changes, resume=resume, overwrite=overwrite)
+            run_seeds(recipe, _numbers(seeds), changes, resume=resume, overwrite=overwrite,
+                      allow_plugins=allow_plugins)
 
 
 @app.command("plan")
-def plan_command(recipe: RecipeFile, overrides: Overrides = None) -> None:
+def plan_command(recipe: RecipeFile, overrides: Overrides = None, allow_plugins: AllowPlugins = False) -> None:
     """Say what a recipe would do, without doing it: models, sizes, steps, storage."""
     with _interruptible(""):
         from stillhouse.recipe import load_recipe, plan
 
-        typer.echo(plan(load_recipe(recipe, overrides or [])))
+        typer.echo(plan(load_recipe(recipe, overrides or [], allow_plugins=allow_plugins)))
+
+
+@app.command("inspect")
+def inspect_command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's folder, a hub id, or a run folder.")],
+    depth: Annotated[int, typer.Option(help="Levels of modules below the model.")] = 2,
+    beside: Annotated[str | None, typer.Option(metavar="STUDENT", help="The student, if MODEL is its teacher.")] = None,
+    sequence_length: Annotated[int, typer.Option(help="Tokens in the row that FLOPs are counted for.")] = 128,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say how large a model is: parameters, memory, FLOPs per token."""
+    with _interruptible(""):
+        from stillhouse.inspection import inspect_models
+
+        table = inspect_models(model, beside, depth=depth, sequence_length=sequence_length)
+        typer.echo(table.to_json() if as_json else str(table))
 
 
 @app.command("demo")

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillhouse import projections
+from stillhouse import plugins, projections
 from stillhouse.errors import ConfigError, unknown_name
 from stillhouse.losses import (
     EMD,
@@ -228,7 +228,9 @@ def strategy_of(choice: str | Sequence[Any]) -> Strategy:
 
 
 def look_up(what: str, name: Any, choices: Mapping[Any, Any]) -> Any:
-    """The choice with that name. Raises `ConfigError` with the known names."""
+    """The choice with that name, which an installed plugin may bring. Raises `ConfigError` with the known names."""
+    if isinstance(name, str) and name not in choices:
+        plugins.load_installed()
     if not isinstance(name, str) or name not in choices:
         raise ConfigError(unknown_name(what, str(name), choices))
     return choices[name]

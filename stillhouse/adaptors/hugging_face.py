@@ -19,7 +19,8 @@ _ROW_HEADS = ("ForSequenceClassification", "ForNextSentencePrediction")
 _TOKEN_HEADS = ("ForTokenClassification", "ForMaskedLM")
 _MAPS = ("attention", ATTENTION_SCORES)
 _OUTPUTS = {"hidden": "hidden_states", "attention": "attentions", ATTENTION_SCORES: "attentions"}
-_ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout")
+ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout")
+"""What families call the dropout of attention probabilities in their configurations."""
 
 
 class HuggingFaceAdaptor(Adaptor):
@@ -112,7 +113,7 @@ def _require_maps(model: nn.Module, needs_logarithm: bool) -> None:
     if implementation != "eager":
         raise PlanError(f"attention maps are asked for, but {type(model).__name__} uses the {implementation!r} "
                         "implementation, which gives none; load it with attn_implementation='eager'")
-    dropout = next((name for name in _ATTENTION_DROPOUTS if getattr(config, name, 0)), None)
+    dropout = next((name for name in ATTENTION_DROPOUTS if getattr(config, name, 0)), None)
     if needs_logarithm and dropout is not None:
         raise PlanError(f"the student's {dropout} is {getattr(config, dropout)}: dropout sets attention probabilities "
                         f"to 0, whose logarithm a loss cannot use; make the student with {dropout}=0.0")

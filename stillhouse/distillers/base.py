@@ -99,7 +99,7 @@ class Distiller:
             num_epochs = None
         elif num_epochs is None:
             raise PlanError("give num_epochs or num_steps")
-        self._warn_without_effect(num_steps)
+        self._warn_without_effect(num_steps, source.num_batches)
         if config.seed is not None:
             seed_everything(config.seed)
         device = resolve_device(config.device)
@@ -132,11 +132,18 @@ class Distiller:
         )
         return fit(self.plan, source, optimizer, options, scheduler)
 
-    def _warn_without_effect(self, num_steps: int | None) -> None:
-        if num_steps is None and self.t_config.ckpt_steps is not None:
+    def _warn_without_effect(self, num_steps: int | None, batches: int | None) -> None:
+        config = self.t_config
+        if num_steps is None and config.ckpt_steps is not None:
             warnings.warn("ckpt_steps has no effect without num_steps; use ckpt_frequency, checkpoints an epoch",
                           stacklevel=4)
-        if self.t_config.local_rank >= 0 and world_size() == 1:
+        for name in ("ckpt_frequency", "ckpt_epoch_frequency"):
+            if num_steps is not None and getattr(config, name) != 1:
+                warnings.warn(f"{name} has no effect with num_steps; use ckpt_steps", stacklevel=4)
+        if num_steps is None and batches is None and config.ckpt_frequency != 1:
+            warnings.warn("ckpt_frequency has no effect with a loader that has no length: checkpoints are saved at the "
+                          "end of epochs only; give num_steps and ckpt_steps for more", stacklevel=4)
+        if config.local_rank >= 0 and world_size() == 1:
             warnings.warn("local_rank has no effect: there is one process; start with torchrun or accelerate launch",
                           stacklevel=4)
 

@@ -26,13 +26,13 @@ class HiddenMSE(FeatureLoss):
 
 
 class Cosine(FeatureLoss):
-    """One minus the cosine of hidden states, summed over kept positions. A zero vector counts 1 and has no NaN."""
+    """One minus the cosine of hidden states, summed over kept positions. A zero vector counts 1, without a gradient."""
 
     paper = "Sanh et al. 2019, DistilBERT, arXiv:1910.01108"
 
     def total(self, student_BLH: Sequence[Tensor], teacher_BLH: Sequence[Tensor], mask_BL: Tensor) -> Tensor:
-        distance_BL = 1 - F.cosine_similarity(student_BLH[0], teacher_BLH[0], dim=-1)
-        return (distance_BL * mask_BL.ne(0)).sum()
+        cosine_BL = F.cosine_similarity(student_BLH[0], teacher_BLH[0], dim=-1).masked_fill(_is_zero(student_BLH[0]), 0)
+        return ((1 - cosine_BL) * mask_BL.ne(0)).sum()
 
 
 class PKD(FeatureLoss):
@@ -43,5 +43,11 @@ class PKD(FeatureLoss):
     ignores_mask = True
 
     def total(self, student_BLH: Sequence[Tensor], teacher_BLH: Sequence[Tensor], mask_BL: Tensor) -> Tensor:
-        student_BH, teacher_BH = F.normalize(student_BLH[0][:, 0], dim=-1), F.normalize(teacher_BLH[0][:, 0], dim=-1)
-        return (student_BH - teacher_BH).square().sum()
+        first_BH = student_BLH[0][:, 0]
+        student_BH = F.normalize(first_BH, dim=-1).masked_fill(_is_zero(first_BH).unsqueeze(-1), 0)
+        return (student_BH - F.normalize(teacher_BLH[0][:, 0], dim=-1)).square().sum()
+
+
+def _is_zero(vectors: Tensor) -> Tensor:
+    """Where there is no direction: there the gradient would be one over an epsilon, infinite in half precision."""
+    return vectors.eq(0).all(dim=-1)

@@ -13,7 +13,7 @@ from stillhouse.cache_dirs import cache_dir, signals_dir
 from stillhouse.errors import ConfigError
 from stillhouse.teachers import CachedTeacher, TeacherSource
 from stillhouse.teachers.stores import MemoryStore, SignalStore
-from stillhouse.types import Key
+from stillhouse.types import ATTENTION_SCORES, Key, module_path
 
 _RECORD_OVERHEAD_BYTES = 96  # key, header of the record, and the store's own entry
 _PAGE_BYTES = 4096  # a record of more than half a page takes whole pages on disk
@@ -84,7 +84,7 @@ def plan_cache(
     dtype = _DTYPES.get(dtype_name, compute_dtype or torch.float32)
     keys = list(keys)
     on_disk = choice not in ("off", "memory")
-    per_row = sum(_record_bytes(key, width(key) or 1, mean_length, dtype, on_disk) for key in keys)
+    per_row = sum(_record_bytes(key, _width(key, width), mean_length, dtype, on_disk) for key in keys)
     if choice == "off" or not keys:
         reason = "" if keys else ", for nothing is asked of the teacher"
         return CachePlan("off", None, dtype, per_row, per_row * num_rows, reason)
@@ -105,8 +105,14 @@ def plan_cache(
     return CachePlan("disk", folder, dtype, per_row, per_row * num_rows)
 
 
+def _width(key: Key, width: Callable[[Key], int | None]) -> int:
+    """A module's output is taken to be as wide as a hidden state where nothing tells."""
+    return width(key) or (width(Key("hidden", 0)) if module_path(key) is not None else None) or 1
+
+
 def _record_bytes(key: Key, width: int, mean_length: float, dtype: torch.dtype, on_disk: bool) -> int:
-    positions = {"hidden": mean_length, "attention": mean_length**2}.get(key.kind, 1)
+    pairs = mean_length**2
+    positions = {"logits": 1.0, "attention": pairs, ATTENTION_SCORES: pairs}.get(key.kind, mean_length)
     size = round(width * positions * dtype.itemsize) + _RECORD_OVERHEAD_BYTES
     return -(-size // _PAGE_BYTES) * _PAGE_BYTES if on_disk and size > _PAGE_BYTES // 2 else size
 

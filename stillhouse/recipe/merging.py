@@ -53,6 +53,16 @@ def _number(part: str, length: int, where: str) -> int:
     return int(part)
 
 
+def plugin_files(values: Any) -> list[str]:
+    """The files under ``plugins``, of the recipe and of its stages; what is no list of texts is left to the check."""
+    if not isinstance(values, Mapping):
+        return []
+    stages = values.get("stages")
+    places = [values, *(stages if isinstance(stages, list) else [])]
+    lists = [place.get("plugins") for place in places if isinstance(place, Mapping)]
+    return [path for paths in lists if isinstance(paths, list) for path in paths if isinstance(path, str)]
+
+
 def merge_stages(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Fill every stage up with the top-level keys, and the top level with the last stage's.
 

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import nn
 
 from stillhouse.errors import ConfigError
-from stillhouse.layer_maps import LayerPair, resolve
-from stillhouse.losses import (
-    NST,
-    PKD,
-    Cosine,
-    FeatureLoss,
-    ForwardKL,
-    HardLabels,
-    HiddenMSE,
-    LogitMSE,
-    LogitsLoss,
-    SoftCrossEntropy,
-)
+from stillhouse.losses import ForwardKL, HardLabels, Loss
+from stillhouse.match_sets import layer_pairs
 from stillhouse.objective import Objective, Term
-from stillhouse.projections import linear
+from stillhouse.presets import PROJ_MAP, WEIGHT_SCHEDULER, kd_loss, match_kind, match_loss, strategy_of
 from stillhouse.recipe.schema import DistillationSection, MatchSection
-from stillhouse.schedules import Constant
-from stillhouse.types import Key
-
-LOGITS_LOSSES: dict[str, type[LogitsLoss]] = {"forward_kl": ForwardKL, "ce": SoftCrossEntropy, "mse": LogitMSE}
-MATCH_LOSSES: dict[str, type[FeatureLoss]] = {"hidden_mse": HiddenMSE, "nst": NST, "cos": Cosine, "pkd": PKD}
+from stillhouse.schedules import Constant, OfFraction, Schedule
+from stillhouse.types import Key, module_key
 
 
 def distillation_objective(section: DistillationSection, teacher_config: Any, student_config: Any) -> Objective:
@@ -36,12 +26,14 @@ def distillation_objective(section: DistillationSection, teacher_config: Any, st
     """
     terms = []
     if section.loss_weight:
-        loss = LOGITS_LOSSES[section.loss](section.temperature)
-        terms.append(Term("kd", loss, Constant(section.loss_weight)))
-        if section.loss != "forward_kl":
+        choice = section.temperature_strategy
+        loss = kd_loss(section.loss, section.temperature, strategy=None if choice is None else strategy_of(choice),
+                       probability_shift=section.probability_shift)
+        terms.append(Term("kd", loss, scheduled(section.loss_weight, section.loss_schedule)))
+        if section.loss != "forward_kl" or choice is not None or section.probability_shift:
             terms.append(Term("kd_divergence", ForwardKL(section.temperature), monitored=True))
     if section.hard_label_weight:
-        terms.append(Term("hard", HardLabels(), Constant(section.hard_label_weight)))
+        terms.append(Term("hard", HardLabels(), scheduled(section.hard_label_weight, section.hard_label_schedule)))
     for match in section.matches:
         terms += _match_terms(match, teacher_config, student_config)
     names = [term.name for term in terms]
@@ -57,21 +49,50 @@ def supervised_objective() -> Objective:
     return Objective([Term("hard", HardLabels())])
 
 
+def scheduled(weight: float, schedule: str | None) -> Schedule:
+    """A weight over time; a schedule multiplies it."""
+    return Constant(weight) if schedule is None else OfFraction(WEIGHT_SCHEDULER[schedule], scale=weight)
+
+
+class _Place(NamedTuple):
+    """Where a loss is applied: its name in the logs, and the layers of each side."""
+
+    name: str
+    teacher: Sequence[Key]
+    student: Sequence[Key]
+
+
 def _match_terms(match: MatchSection, teacher_config: Any, student_config: Any) -> list[Term]:
-    pairs = resolve(match.layers, teacher_depth=teacher_config.num_hidden_layers,
-                    student_depth=student_config.num_hidden_layers)
-    widths = student_config.hidden_size, teacher_config.hidden_size
     return [
-        Term(f"{name} {pair.teacher}-{pair.student}", _match_loss(MATCH_LOSSES[name], pair, *widths),
-             Constant(match.weight_of(name)))
-        for name in match.losses for pair in pairs if match.weight_of(name)
+        Term(f"{loss} {place.name}", _match_loss(match, loss, place, teacher_config, student_config),
+             scheduled(match.weight_of(loss), match.schedule))
+        for loss in match.losses if match.weight_of(loss)
+        for place in _places(match, loss, teacher_config.num_hidden_layers, student_config.num_hidden_layers)
     ]
 
 
-def _match_loss(kind: type[FeatureLoss], pair: LayerPair, student_width: int, teacher_width: int) -> FeatureLoss:
-    needs_projection = kind.same_width and student_width != teacher_width
-    return kind(
-        [Key("hidden", pair.student)] * kind.num_layers,
-        [Key("hidden", pair.teacher)] * kind.num_layers,
-        linear(student_width, teacher_width) if needs_projection else None,
-    )
+def _places(match: MatchSection, loss: str, teacher_depth: int, student_depth: int) -> Iterator[_Place]:
+    if match.module_T is not None and match.module_S is not None:
+        yield _Place(f"{match.module_T}-{match.module_S}", [module_key(match.module_T)], [module_key(match.module_S)])
+        return
+    kind = match_kind(loss)
+    if kind is not None and kind.num_layers is None:
+        yield _Place("all", [Key("hidden", layer) for layer in range(teacher_depth + 1)],
+                     [Key("hidden", layer) for layer in range(student_depth + 1)])
+        return
+    reads, repeated = ("hidden", 1) if kind is None else (kind.reads, kind.num_layers or 1)
+    for pair in layer_pairs(match.layers, loss, teacher_depth=teacher_depth, student_depth=student_depth):
+        keys = [Key(reads, layer - 1 if reads == "attention" else layer) for layer in pair]
+        yield _Place(f"{pair.teacher}-{pair.student}", [keys[0]] * repeated, [keys[1]] * repeated)
+
+
+def _match_loss(match: MatchSection, loss: str, place: _Place, teacher_config: Any, student_config: Any) -> Loss:
+    kind = match_kind(loss)
+    compares_widths = kind is None or (kind.same_width and kind.reads == "hidden")
+    new_projection: partial[nn.Module] | None = None
+    if not isinstance(match.projection, str):
+        name, *widths = match.projection
+        new_projection = partial(PROJ_MAP[name], *widths)
+    elif compares_widths and student_config.hidden_size != teacher_config.hidden_size:
+        new_projection = partial(PROJ_MAP[match.projection], student_config.hidden_size, teacher_config.hidden_size)
+    return match_loss(loss, place.student, place.teacher, new_projection)

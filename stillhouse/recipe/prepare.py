@@ -11,9 +11,11 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from stillhouse.adaptors import ModuleOutputs
 from stillhouse.errors import ConfigError, PlanError, UsageError, unknown_name
 from stillhouse.plan import Distillation
 from stillhouse.recipe import fitting, teacher_store
+from stillhouse.recipe.attention_maps import give_attention_maps, reads_attention, trained_on_attention_maps
 from stillhouse.recipe.caching import CachePlan, plan_cache
 from stillhouse.recipe.fitting import Ground
 from stillhouse.recipe.objectives import distillation_objective, supervised_objective
@@ -140,10 +142,14 @@ def _distilling(recipe: Recipe, task: Task, teacher: Loaded, stand_ins: StandIns
                 rows: EncodedSplit, teacher_is_known: bool) -> Distilling:
     """Student, plan and cache. The teacher is known if it is what will teach, and nothing is to train it first."""
     student, origin = make_student(recipe, task, teacher.model, teacher.tokenizer, stand_ins)
-    source = LiveTeacher(teacher.model, task.adaptor(), precision.autocast_dtype)
     with seeded(recipe.training.seed):  # the same seed gives the same projections
         objective = distillation_objective(recipe.distillation, teacher.model.config, student.config)
-    plan = Distillation(student, task.adaptor(), source, objective)
+    if reads_attention(objective):
+        give_attention_maps(teacher.model)
+        student, changed = trained_on_attention_maps(student)
+        origin += ", attention dropout off" if changed else ""
+    source = LiveTeacher(teacher.model, ModuleOutputs(task.adaptor()), precision.autocast_dtype)
+    plan = Distillation(student, ModuleOutputs(task.adaptor()), source, objective)
     cache = plan_cache(recipe.cache, recipe.cache_dtype, precision.autocast_dtype,
                        source.fingerprint if teacher_is_known else None, plan.needs()["default"].teacher, source.width,
                        rows.mean_length, len(rows))

@@ -12,14 +12,18 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from stillhouse.errors import ConfigError
+from stillhouse import plugins
+from stillhouse.errors import ConfigError, unknown_name
+from stillhouse.match_sets import MATCH_SETS
+from stillhouse.presets import match_kind
 from stillhouse.recipe import yaml_files
-from stillhouse.recipe.merging import apply_override, merge_stages
+from stillhouse.recipe.merging import apply_override, merge_stages, plugin_files
 from stillhouse.recipe.validation import config_error, unknown_key
 from stillhouse.recipe.values import (
     CacheName,
     Count,
     DurationText,
+    KDLossName,
     Keep,
     LabelNames,
     LayerNumbers,
@@ -29,6 +33,9 @@ from stillhouse.recipe.values import (
     NotNegative,
     OneOrMore,
     Positive,
+    ProjectionChoice,
+    ScheduleName,
+    StrategyChoice,
     as_tuple,
 )
 from stillhouse.types import Duration, DurationUnit
@@ -200,14 +207,48 @@ class DataSection(Section):
 
 
 class MatchSection(Section):
-    """Layers of the student that learn from layers of the teacher."""
+    """Layers of the student that learn from the teacher's. A name such as L3_hidden_mse stands for a whole match."""
 
     layers: Layers = "uniform"
-    """uniform, first, last, or pairs [teacher layer, student layer]; 0 is the embedding output."""
+    """uniform, first, last, or pairs [teacher layer, student layer]; 0 is the embedding output, -1 the last layer."""
+    module_T: str | None = None
+    """Instead of layers: the path of a module of the teacher, such as bert.pooler, whose output is compared."""
+    module_S: str | None = None
+    """The path of the module of the student."""
     losses: MatchLosses
-    """Any of hidden_mse, nst, cos, pkd."""
+    """Hidden states: hidden_mse, cos, pkd, nst (mmd), fsp (gram). Attention: attention_mse, attention_mse_sum,
+    attention_ce, attention_ce_mean. All layers at once, found by optimal transport: emd, emd_cost_attention. A single
+    one may be written as loss: NAME."""
     weight: MatchWeight = 1.0
     """The weight of each loss at each pair: one number, or one for each loss."""
+    schedule: ScheduleName | None = None
+    """linear_decay (from the weight to 0) or linear_growth (from 0 to the weight), multiplied with the weight."""
+    projection: ProjectionChoice = "linear"
+    """linear, relu or tanh, where widths differ; [NAME, WIDTH_S, WIDTH_T] gives the widths, for modules of others."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, values: Any) -> Any:
+        if isinstance(values, str):
+            if values not in MATCH_SETS:
+                raise ValueError(unknown_name("set of matches", values, MATCH_SETS))
+            return {"layers": [list(pair) for pair in MATCH_SETS[values].pairs], "losses": [MATCH_SETS[values].loss]}
+        if isinstance(values, Mapping) and "loss" in values and "losses" not in values:
+            return {**{key: value for key, value in values.items() if key != "loss"}, "losses": [values["loss"]]}
+        return values
+
+    @model_validator(mode="after")
+    def _one_way_of_matching(self) -> MatchSection:
+        if (self.module_T is None) != (self.module_S is None):
+            raise ValueError("give both module_T and module_S, or layers")
+        if "layers" not in self.model_fields_set:
+            return self
+        everywhere = [loss for loss in self.losses if _takes_all_layers(loss)]
+        if self.module_T is not None or everywhere:
+            which = "modules" if self.module_T is not None else f"losses: {', '.join(everywhere)}"
+            raise ValueError(f"layers and {which} do not go together, for that takes no layer map; leave layers out, "
+                             "or write two matches")
+        return self
 
     @model_validator(mode="after")
     def _weights_are_used(self) -> MatchSection:
@@ -221,22 +262,39 @@ class MatchSection(Section):
         return self.weight.get(loss, 1.0) if isinstance(self.weight, Mapping) else self.weight
 
 
+def _takes_all_layers(loss: str) -> bool:
+    kind = match_kind(loss)
+    return kind is not None and kind.num_layers is None
+
+
 class DistillationSection(Section):
     """What the student learns from the teacher."""
 
     temperature: Positive = 8.0
     """Divides the logits of both models."""
-    loss: Literal["forward_kl", "ce", "mse"] = "forward_kl"
+    temperature_strategy: StrategyChoice | None = None
+    """A temperature for each prediction, from that one: [flsw, BETA, GAMMA] or [cwsm, BETA]."""
+    loss: KDLossName = "forward_kl"
     """forward_kl has the factor temperature**2 and is 0 for equal models; ce and mse are the paper's, without it."""
     loss_weight: NotNegative = 1.0
     """The weight of that loss."""
+    loss_schedule: ScheduleName | None = None
+    """linear_decay or linear_growth, multiplied with the weight."""
+    probability_shift: bool = False
+    """Exchange the teacher's logit of the label with its largest one, so that the teacher is always right."""
     matches: Annotated[tuple[MatchSection, ...], OneOrMore] = ()
-    """A mapping {layers, losses, weight} or a list of such. Different widths get a projection without being asked."""
+    """A mapping {layers, losses, weight}, the name of a set, such as L3_hidden_mse, or a list of such. Different widths
+    get a projection without being asked."""
     hard_label_weight: NotNegative = 0.0
     """The weight of the cross-entropy with the data's labels."""
+    hard_label_schedule: ScheduleName | None = None
+    """linear_decay or linear_growth, multiplied with the weight."""
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> DistillationSection:
+        if self.probability_shift and not self.loss_weight:
+            raise ValueError("probability_shift changes the loss between logits, whose weight is 0; raise "
+                             "loss_weight")
         weights = [match.weight_of(loss) for match in self.matches for loss in match.losses]
         if not any([self.loss_weight, self.hard_label_weight, *weights]):
             raise ValueError("all weights are 0, so there is nothing to learn from; raise loss_weight or "
@@ -247,6 +305,8 @@ class DistillationSection(Section):
 class Recipe(Section):
     """One run, or several as ``stages``; then the other fields are those of the last stage."""
 
+    plugins: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
+    """Python files of your own losses, schedules and projections; they are only run with --allow-plugins."""
     name: str | None = None
     """What later stages call this one."""
     task: str
@@ -310,12 +370,18 @@ def _flow(value: Mapping[str, Any]) -> str:
     return yaml_files.dump_line(plain)
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, allow_plugins: bool = False) -> Recipe:
     """Read a recipe file. ``overrides`` are ``"training.epochs=3"``: a dotted path and a YAML value.
 
-    Raises `ConfigError` for a file that cannot be read, is not YAML or is not a recipe.
+    With ``allow_plugins`` the Python files that the recipe names as ``plugins`` are run first. Raises `ConfigError` for
+    a file that cannot be read, is not YAML or is not a recipe, and for plugins that are not allowed or fail.
     """
     values = yaml_files.read(Path(path))
     for override in overrides:
         values = apply_override(values, override)
+    files = plugin_files(values)
+    if files and not allow_plugins:
+        raise ConfigError(f"{path}: plugins: {', '.join(files)} would be run as Python code, with all your rights; "
+                          "read them, then allow it with --allow-plugins (in Python, allow_plugins=True)")
+    plugins.load_files(files)
     return Recipe.from_dict(values, where=str(path))

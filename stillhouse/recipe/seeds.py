@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from stillhouse.training import distributed
 
 
 def run_seeds(path: str | Path, seeds: Sequence[int], overrides: Sequence[str] = (), *, resume: bool = False,
-              overwrite: bool = False, console: Console | None = None) -> dict[int, RunResult]:
+              overwrite: bool = False, allow_plugins: bool = False,
+              console: Console | None = None) -> dict[int, RunResult]:
     """Run a recipe file once for each seed of the student's training, into ``OUTPUT/seed-N``.
 
     The teacher's own seed (``teacher.train.seed``) stays, so that it is trained once. ``OUTPUT/summary.json`` holds
@@ -28,9 +30,9 @@ def run_seeds(path: str | Path, seeds: Sequence[int], overrides: Sequence[str] =
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise ConfigError(f"seeds {list(seeds)}: give different whole numbers from 0, as in --seeds 0,1,2")
-    output = load_recipe(path, overrides).output
-    recipes = {seed: load_recipe(path, [*overrides, f"training.seed={seed}", f"output={output}/seed-{seed}"])
-               for seed in seeds}
+    load = partial(load_recipe, path, allow_plugins=allow_plugins)
+    output = load(overrides).output
+    recipes = {seed: load([*overrides, f"training.seed={seed}", f"output={output}/seed-{seed}"]) for seed in seeds}
     if any(stage.training.seed != seed for seed, recipe in recipes.items() for stage in recipe.stages):
         raise ConfigError("a stage sets training.seed itself, so --seeds cannot; take it out of the stage")
     results = {seed: run(recipe, resume=resume, overwrite=overwrite, console=console)

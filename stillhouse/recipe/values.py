@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator
 
+from stillhouse import presets
 from stillhouse.errors import ConfigError
+from stillhouse.layer_maps import LAYER_MAPS
 from stillhouse.types import Duration
 
-MatchLossName = Literal["hidden_mse", "nst", "cos", "pkd"]
-LayerMapName = Literal["uniform", "first", "last"]
-_LAYER_MAPS = ("uniform", "first", "last")
 _CACHES = ("auto", "off", "memory")
 _CACHE_WORDS = {"on": "auto", "yes": "auto", "true": "auto", "disk": "auto",
                 "none": "off", "no": "off", "ram": "memory"}
@@ -26,13 +25,38 @@ def as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _known(what: str, choices: Mapping[str, Any]) -> AfterValidator:
+    """A name in one of the dictionaries that users extend."""
+    def check(name: str) -> str:
+        presets.look_up(what, name, choices)
+        return name
+
+    return AfterValidator(check)
+
+
+def _projection(value: Any) -> Any:
+    name, *widths = _listed(value) or [value]
+    presets.look_up("projection", name, presets.PROJ_MAP)
+    if len(widths) not in (0, 2) or not all(type(width) is int and width > 0 for width in widths):
+        raise ValueError(f"{value!r}: write a name, or [name, width of the student, width of the teacher]")
+    return (name, *widths) if widths else name
+
+
+def _strategy(value: Any) -> Any:
+    choice = tuple(value) if isinstance(value, list) else value
+    if not isinstance(choice, (str, tuple)):
+        raise ValueError(f"{value!r}: write a name or [name, argument, ...], as in [flsw, 1, 2]")
+    presets.strategy_of(choice)
+    return choice
+
+
 def _layer_choice(value: Any) -> Any:
-    if value in _LAYER_MAPS:
+    if isinstance(value, str) and value in LAYER_MAPS:
         return value
     pairs = [tuple(pair) if isinstance(pair, (list, tuple)) else pair for pair in _listed(value)]
     if pairs and all(isinstance(p, tuple) and len(p) == 2 and all(type(n) is int for n in p) for p in pairs):
         return tuple(pairs)
-    raise ValueError(f"{value!r}: write {', '.join(_LAYER_MAPS)}, or a list of pairs [teacher layer, student layer]")
+    raise ValueError(f"{value!r}: write {', '.join(LAYER_MAPS)}, or a list of pairs [teacher layer, student layer]")
 
 
 def _match_weight(value: Any) -> Any:
@@ -63,7 +87,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _one_or_more(value: Any) -> Any:
-    return () if value is None else (value,) if isinstance(value, Mapping) else as_tuple(value)
+    return () if value is None else (value,) if isinstance(value, (Mapping, str)) else as_tuple(value)
 
 
 def _duration(value: Any) -> Any:
@@ -91,7 +115,7 @@ def _looks_like_a_folder(value: str) -> bool:
 
 _AS_IT_IS = PlainSerializer(lambda value: value, return_type=Any)
 
-Layers = Annotated[LayerMapName | tuple[tuple[int, int], ...], PlainValidator(_layer_choice), _AS_IT_IS]
+Layers = Annotated[str | tuple[tuple[int, int], ...], PlainValidator(_layer_choice), _AS_IT_IS]
 MatchWeight = Annotated[float | Mapping[str, float], PlainValidator(_match_weight), _AS_IT_IS]
 Keep = Annotated[Literal["half"] | int | None, PlainValidator(_kept), _AS_IT_IS]
 LabelNames = Annotated[str | tuple[str, ...] | None, PlainValidator(_label_names), _AS_IT_IS]
@@ -101,6 +125,11 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 CacheName = Annotated[str, BeforeValidator(_cache)]
 LayerNumbers = Annotated[tuple[int, ...] | None, BeforeValidator(as_tuple)]
+KDLossName = Annotated[str, _known("loss", presets.KD_LOSS_MAP)]
+MatchLossName = Annotated[str, _known("match loss", presets.MATCH_LOSS_MAP)]
 MatchLosses = Annotated[tuple[MatchLossName, ...], BeforeValidator(as_tuple), Field(min_length=1)]
+ScheduleName = Annotated[str, _known("weight schedule", presets.WEIGHT_SCHEDULER)]
+ProjectionChoice = Annotated[str | tuple[str, int, int], PlainValidator(_projection), _AS_IT_IS]
+StrategyChoice = Annotated[str | tuple[Any, ...], PlainValidator(_strategy), _AS_IT_IS]
 OneOrMore = BeforeValidator(_one_or_more)
-"""Nothing, one mapping or a list, as a tuple."""
+"""Nothing, one mapping or name or a list, as a tuple."""

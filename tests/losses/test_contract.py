@@ -2,224 +2,43 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from stillhouse.losses import (
-    NST,
-    PKD,
-    Cosine,
-    ForwardKL,
-    FunctionLogitsLoss,
-    FunctionLoss,
-    HardLabels,
-    HiddenMSE,
-    LogitMSE,
-    Loss,
-    SoftCrossEntropy,
+import stillhouse.losses
+from stillhouse.losses import CostAttentionEMD, Loss, UserLosses
+from stillhouse.losses.logits import KDLoss
+from stillhouse.objective import Objective, Part, Term
+from stillhouse.types import LABELS, LOGITS, Progress, Unit
+
+from .cases import (
+    CASES,
+    OVER_MICRO_BATCHES,
+    Case,
+    case_of,
+    every_loss,
+    every_loss_over_micro_batches,
+    every_sum_over_rows,
 )
-from stillhouse.types import LABELS, LOGITS, Key, Unit
+from .naive import Side
+from .sides import MASK, TWINS, Sides, cropped, places, sides
 
-H1, H2, H5, H6 = (Key("hidden", layer) for layer in (1, 2, 5, 6))
-MASK = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 1, 1, 0]])
-WIDTH = 4
-
-Side = dict[Key, Tensor]
-Naive = Callable[[Side, Side, Tensor], Tensor]
+ROWS = range(len(MASK))
 
 
-# The formulas again, one position at a time
+def in_rows(gradients: list[Side]) -> Side:
+    return {key: torch.cat([each[key] for each in gradients]) for key in gradients[0]}
 
 
-def kept(mask: Tensor) -> list[tuple[int, int]]:
-    return [(b, i) for b in range(mask.shape[0]) for i in range(mask.shape[1]) if mask[b, i]]
-
-
-def softmax(logits: Tensor) -> list[Tensor]:
-    exps = [value.exp() for value in logits]
-    return [value / sum(exps) for value in exps]
-
-
-def naive_soft_cross_entropy(temperature: float) -> Naive:
-    def total(student: Side, teacher: Side, mask: Tensor) -> Tensor:
-        result = torch.zeros((), dtype=torch.float64)
-        for b, i in kept(mask):
-            p = softmax(teacher[LOGITS][b, i] / temperature)
-            q = softmax(student[LOGITS][b, i] / temperature)
-            for c in range(WIDTH):
-                result = result - p[c] * q[c].log()
-        return result
-
-    return total
-
-
-def naive_kl(temperature: float) -> Naive:
-    def total(student: Side, teacher: Side, mask: Tensor) -> Tensor:
-        result = torch.zeros((), dtype=torch.float64)
-        for b, i in kept(mask):
-            p = softmax(teacher[LOGITS][b, i] / temperature)
-            q = softmax(student[LOGITS][b, i] / temperature)
-            for c in range(WIDTH):
-                result = result + temperature**2 * p[c] * (p[c] / q[c]).log()
-        return result
-
-    return total
-
-
-def naive_logit_mse(temperature: float) -> Naive:
-    def total(student: Side, teacher: Side, mask: Tensor) -> Tensor:
-        result = torch.zeros((), dtype=torch.float64)
-        for b, i in kept(mask):
-            for c in range(WIDTH):
-                difference = (student[LOGITS][b, i, c] - teacher[LOGITS][b, i, c]) / temperature
-                result = result + difference**2 / WIDTH
-        return result
-
-    return total
-
-
-def naive_hard_labels(student: Side, teacher: Side, mask: Tensor) -> Tensor:
-    result = torch.zeros((), dtype=torch.float64)
-    for b, i in kept(mask):
-        result = result - softmax(student[LOGITS][b, i])[int(student[LABELS][b, i])].log()
-    return result
-
-
-def naive_hidden_mse(student: Side, teacher: Side, mask: Tensor) -> Tensor:
-    result = torch.zeros((), dtype=torch.float64)
-    for b, i in kept(mask):
-        for h in range(WIDTH):
-            result = result + (student[H1][b, i, h] - teacher[H5][b, i, h]) ** 2 / WIDTH
-    return result
-
-
-def dot(first: Tensor, second: Tensor) -> Tensor:
-    return sum((x * y for x, y in zip(first, second, strict=True)), torch.zeros((), dtype=torch.float64))
-
-
-def naive_cosine(student: Side, teacher: Side, mask: Tensor) -> Tensor:
-    result = torch.zeros((), dtype=torch.float64)
-    for b, i in kept(mask):
-        s, t = student[H1][b, i], teacher[H5][b, i]
-        result = result + 1 - dot(s, t) / (dot(s, s).sqrt() * dot(t, t).sqrt())
-    return result
-
-
-def naive_pkd(student: Side, teacher: Side, mask: Tensor) -> Tensor:
-    result = torch.zeros((), dtype=torch.float64)
-    for b in range(mask.shape[0]):
-        s, t = student[H1][b, 0], teacher[H5][b, 0]
-        for h in range(WIDTH):
-            result = result + (s[h] / dot(s, s).sqrt() - t[h] / dot(t, t).sqrt()) ** 2 * mask[b, 0]
-    return result
-
-
-def naive_nst(student: Side, teacher: Side, mask: Tensor) -> Tensor:
-    result = torch.zeros((), dtype=torch.float64)
-    for b, i in kept(mask):
-        for other, j in kept(mask):
-            if other == b:
-                similarity_s = dot(student[H1][b, i], student[H2][b, j]) / WIDTH
-                similarity_t = dot(teacher[H5][b, i], teacher[H6][b, j]) / WIDTH
-                result = result + (similarity_s - similarity_t) ** 2
-    return result
-
-
-def mean_of_kept(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """A user's own hidden-state loss, careful about padding."""
-    keep = mask.ne(0)
-    return (student[keep] - teacher[keep]).abs().mean()
-
-
-def naive_mean_of_kept(student: Side, teacher: Side, mask: Tensor) -> Tensor:
-    result = torch.zeros((), dtype=torch.float64)
-    for b, i in kept(mask):
-        for h in range(WIDTH):
-            result = result + (student[H1][b, i, h] - teacher[H5][b, i, h]).abs() / WIDTH
-    return result
-
-
-def mean_of_logits(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    return ((student - teacher) / temperature).square().sum(dim=-1).mean()
-
-
-def naive_mean_of_logits(student: Side, teacher: Side, mask: Tensor) -> Tensor:
-    return naive_logit_mse(3.0)(student, teacher, mask) * WIDTH
-
-
-@dataclass(frozen=True)
-class Case:
-    name: str
-    make: Callable[[], Loss]
-    naive: Naive
-    zero_at_equality: bool = True
-
-
-CASES = [
-    Case("soft_cross_entropy", lambda: SoftCrossEntropy(3.0), naive_soft_cross_entropy(3.0), zero_at_equality=False),
-    Case("forward_kl", lambda: ForwardKL(3.0), naive_kl(3.0)),
-    Case("logit_mse", lambda: LogitMSE(3.0), naive_logit_mse(3.0)),
-    Case("hard_labels", HardLabels, naive_hard_labels, zero_at_equality=False),
-    Case("hidden_mse", lambda: HiddenMSE([H1], [H5]), naive_hidden_mse),
-    Case("cosine", lambda: Cosine([H1], [H5]), naive_cosine),
-    Case("pkd", lambda: PKD([H1], [H5]), naive_pkd),
-    Case("nst", lambda: NST([H1, H2], [H5, H6]), naive_nst),
-    Case("function", lambda: FunctionLoss(mean_of_kept, [H1], [H5]), naive_mean_of_kept),
-    Case("function_of_logits", lambda: FunctionLogitsLoss(mean_of_logits, 3.0), naive_mean_of_logits),
-]
-every_loss = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-
-
-# One set of tensors for all of them
-
-
-@dataclass(frozen=True)
-class Sides:
-    student: Side
-    teacher: Side
-    mask: Tensor
-
-    def masks(self) -> dict[str, Tensor]:
-        return dict.fromkeys(("logits", "inputs", "labels"), self.mask)
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> Sides:
-        """Each floating tensor changed, then a leaf of a graph on the student's side."""
-        def changed(value: Tensor, trained: bool) -> Tensor:
-            value = value.detach()
-            return change(value).detach().clone().requires_grad_(trained) if value.is_floating_point() else value
-
-        return Sides({key: changed(v, True) for key, v in self.student.items()},
-                     {key: changed(v, False) for key, v in self.teacher.items()}, self.mask)
-
-    def value(self, loss: Loss) -> Tensor:
-        return loss(self.student, self.teacher, self.masks())
-
-    def value_and_gradients(self, loss: Loss) -> tuple[Tensor, Side]:
-        value = self.value(loss)
-        value.backward()
-        return value.detach(), {key: leaf.grad for key, leaf in self.student.items() if leaf.grad is not None}
-
-
-def sides(dtype: torch.dtype = torch.float64, mask: Tensor = MASK) -> Sides:
-    generator = torch.Generator().manual_seed(0)
-
-    def tensor() -> Tensor:
-        return torch.randn(*MASK.shape, WIDTH, generator=generator, dtype=torch.float64)
-
-    student = {LOGITS: tensor(), H1: tensor(), H2: tensor()}
-    teacher = {LOGITS: tensor(), H5: tensor(), H6: tensor()}
-    student[LABELS] = torch.randint(0, WIDTH, MASK.shape, generator=generator)
-    return Sides(student, teacher, mask).map(lambda value: value.to(dtype))
-
-
-def at_padding(value: Tensor, mask: Tensor, content: float) -> Tensor:
-    return value.masked_fill(mask.eq(0).unsqueeze(-1), content)
+def test_every_loss_is_held_to_the_contract() -> None:
+    shipped = {kind for name in stillhouse.losses.__all__ if not inspect.isabstract(
+        kind := getattr(stillhouse.losses, name))}
+    assert shipped - {UserLosses} == {type(case.make()) for case in CASES}
 
 
 @every_loss
@@ -229,17 +48,65 @@ def test_value_and_gradient_equal_a_loop_over_positions(case: Case) -> None:
     expected = case.naive(again.student, again.teacher, again.mask)
     expected.backward()
     torch.testing.assert_close(value, expected.detach(), atol=1e-10, rtol=1e-10)
-    assert gradients
+    assert gradients and set(gradients) == {key for key, leaf in again.student.items() if leaf.grad is not None}
     for key, gradient in gradients.items():
         torch.testing.assert_close(gradient, again.student[key].grad, atol=1e-10, rtol=1e-10)
 
 
-@every_loss
+# How rows are put together
+
+
+def test_the_losses_that_are_no_sums_over_rows_say_so() -> None:
+    assert {case.name for case in CASES if case.make().scope == "batch"} == OVER_MICRO_BATCHES
+
+
+@every_sum_over_rows
 def test_the_value_is_a_sum_over_rows(case: Case) -> None:
+    value, gradients = sides().value_and_gradients(case.make())
+    found = [sides().row(b).value_and_gradients(case.make()) for b in ROWS]
+    torch.testing.assert_close(sum(row_value for row_value, _ in found), value)
+    for key, gradient in in_rows([row_gradients for _, row_gradients in found]).items():
+        torch.testing.assert_close(gradient, gradients[key])
+
+
+@every_loss_over_micro_batches
+def test_the_excepted_losses_do_depend_on_the_rows_beside(case: Case) -> None:
+    apart = sum(sides().row(b).value(case.make()).item() for b in ROWS)
+    assert apart != pytest.approx(sides().value(case.make()).item(), rel=1e-5)
+
+
+def mean_and_gradients(case: Case, micro_batches: list[Sides], window: Sides) -> tuple[Tensor, list[Side]]:
+    """As the loop has it: one count for a window, each micro-batch's sum divided by it and backward."""
+    objective, progress = Objective([Term("loss", case.make())]), Progress(0, 1)
+    counts = objective.counts(window.masks())
+    means = []
+    for part in micro_batches:
+        total, _ = objective.combine(objective(part.student, part.teacher, part.masks(), progress), counts, progress)
+        assert total is not None
+        total.backward()
+        means.append(total.detach())
+    return torch.stack(means).sum(), [{key: leaf.grad for key, leaf in part.student.items() if leaf.grad is not None}
+                                      for part in micro_batches]
+
+
+@every_sum_over_rows
+def test_accumulation_changes_neither_the_mean_nor_its_gradient(case: Case) -> None:
     whole = sides()
-    rows = [Sides({k: v[[b]] for k, v in whole.student.items()}, {k: v[[b]] for k, v in whole.teacher.items()},
-                  MASK[[b]]) for b in range(len(MASK))]
-    torch.testing.assert_close(sum(row.value(case.make()) for row in rows), whole.value(case.make()))
+    mean, (gradients,) = mean_and_gradients(case, [whole], whole)
+    found, by_row = mean_and_gradients(case, [sides().row(b) for b in ROWS], whole)
+    torch.testing.assert_close(found, mean)
+    for key, gradient in in_rows(by_row).items():
+        torch.testing.assert_close(gradient, gradients[key])
+
+
+@every_loss
+def test_the_mean_is_the_formula_divided_by_the_units(case: Case) -> None:
+    whole, loss = sides(), case.make()
+    mean, _ = mean_and_gradients(case, [whole], whole)
+    lengths = [3, 5, 3]
+    units = {Unit.ROW: 3, Unit.TOKEN: sum(lengths), Unit.PAIR: sum(length**2 for length in lengths)}
+    expected = case.naive(whole.student, whole.teacher, MASK) / units[loss.over.unit]
+    torch.testing.assert_close(mean, expected.detach())
 
 
 @every_loss
@@ -248,43 +115,58 @@ def test_what_is_read_is_what_is_declared(case: Case) -> None:
     only = Sides({key: everything.student[key] for key in loss.needs.student},
                  {key: everything.teacher[key] for key in loss.needs.teacher}, MASK)
     narrow = loss(only.student, only.teacher, {loss.over.mask: MASK})
+    assert loss.over in loss.overs
     assert narrow.item() == everything.value(loss).item()
+
+
+# Padding
 
 
 @every_loss
 def test_more_padding_changes_nothing(case: Case) -> None:
     value, gradients = sides().value_and_gradients(case.make())
-
-    def wider(tensor: Tensor) -> Tensor:
-        return torch.cat([tensor, torch.full_like(tensor[:, :2], 3.0)], dim=1)
-
-    wide = replace(sides().map(wider), mask=torch.cat([MASK, torch.zeros_like(MASK[:, :2])], dim=1))
-    wide.student[LABELS] = torch.cat([wide.student[LABELS], wide.student[LABELS][:, :2]], dim=1)
+    wide = sides().widened(2)
     wide_value, wide_gradients = wide.value_and_gradients(case.make())
+    length = MASK.shape[1]
+    added = torch.cat([torch.ones_like(MASK), torch.zeros_like(MASK[:, :2])], dim=1)
     torch.testing.assert_close(wide_value, value)
     for key, gradient in wide_gradients.items():
-        torch.testing.assert_close(gradient[:, : MASK.shape[1]], gradients[key])
-        assert gradient[:, MASK.shape[1]:].eq(0).all()
+        torch.testing.assert_close(cropped(key, gradient, length), gradients[key])
+        assert gradient.masked_fill(places(key, added), 0).eq(0).all()
 
 
 @every_loss
 @pytest.mark.parametrize("content", [math.nan, math.inf, -math.inf])
 def test_nothing_leaks_out_of_padding(case: Case, content: float) -> None:
-    value, gradients = sides().value_and_gradients(case.make())
-    dirty_value, dirty = sides().map(lambda t: at_padding(t, MASK, content)).value_and_gradients(case.make())
+    value, gradients = case.padded(sides(), 0.5).value_and_gradients(case.make())
+    dirty_value, dirty = case.padded(sides(), content).value_and_gradients(case.make())
     assert dirty_value.item() == value.item()
     for key, gradient in dirty.items():
         assert gradient.equal(gradients[key]), key
-        assert gradient[MASK.eq(0)].eq(0).all()
+        assert gradient.masked_fill(places(key, MASK), 0).eq(0).all()
 
 
 @every_loss
 @pytest.mark.parametrize("content", [1.0, math.nan])
 def test_an_empty_mask_gives_zero_with_a_graph_and_no_gradient(case: Case, content: float) -> None:
-    empty = replace(sides(), mask=torch.zeros_like(MASK)).map(lambda t: at_padding(t, torch.zeros_like(MASK), content))
-    value, gradients = empty.value_and_gradients(case.make())
+    empty = case.padded(replace(sides(), mask=torch.zeros_like(MASK)), content)
+    loss = case.make()
+    value, gradients = empty.value_and_gradients(loss)
+    loss.after_step()
     assert value.item() == 0 and gradients
     assert all(gradient.eq(0).all() for gradient in gradients.values())
+    assert all(buffer.isfinite().all() for buffer in loss.buffers())
+
+
+@every_loss
+def test_an_empty_row_adds_nothing(case: Case) -> None:
+    filled = replace(sides(), mask=MASK * torch.tensor([[1], [0], [1]]))
+    value, gradients = case.padded(filled, math.nan).value_and_gradients(case.make())
+    other = case.padded(filled, 0.5)
+    without = Sides({key: v[[0, 2]].detach() for key, v in other.student.items()},
+                    {key: v[[0, 2]] for key, v in other.teacher.items()}, MASK[[0, 2]])
+    torch.testing.assert_close(value, without.value(case.make()))
+    assert all(gradient[1].eq(0).all() for gradient in gradients.values())
 
 
 @every_loss
@@ -293,14 +175,32 @@ def test_masks_of_any_type_do(case: Case, dtype: torch.dtype) -> None:
     assert replace(sides(), mask=MASK.to(dtype)).value(case.make()).item() == sides().value(case.make()).item()
 
 
+# Special values
+
+
 @pytest.mark.parametrize("case", [case for case in CASES if case.zero_at_equality], ids=lambda case: case.name)
 def test_a_student_that_equals_its_teacher_has_no_loss_and_no_gradient(case: Case) -> None:
     twins = sides()
-    twins.teacher.update({LOGITS: twins.student[LOGITS].detach(), H5: twins.student[H1].detach(),
-                          H6: twins.student[H2].detach()})
+    twins.teacher.update({key: twins.student[own].detach() for key, own in TWINS.items()})
     value, gradients = twins.value_and_gradients(case.make())
     assert abs(value.item()) < 1e-14
     assert gradients and all(gradient.abs().max() < 1e-14 for gradient in gradients.values())
+
+
+@every_loss
+@pytest.mark.parametrize("zero", ["student", "teacher", "both"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_zero_vectors_are_finite(case: Case, zero: str, dtype: torch.dtype) -> None:
+    whole = sides(dtype)
+    nothing = whole.map(lambda key, value: torch.zeros_like(value))
+    found = replace(nothing, teacher=whole.teacher) if zero == "student" else (
+        replace(nothing, student=whole.student) if zero == "teacher" else nothing)
+    value, gradients = found.value_and_gradients(case.make())
+    assert value.isfinite() and gradients
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+
+
+# Number types
 
 
 @every_loss
@@ -308,7 +208,7 @@ def test_a_student_that_equals_its_teacher_has_no_loss_and_no_gradient(case: Cas
 def test_halves_are_brought_to_float32(case: Case, dtype: torch.dtype) -> None:
     half = sides(dtype)
     value, gradients = half.value_and_gradients(case.make())
-    expected, full = half.map(Tensor.float).value_and_gradients(case.make())
+    expected, full = half.to(torch.float32).value_and_gradients(case.make())
     assert value.dtype == torch.float32 and value.item() == expected.item()
     for key, gradient in gradients.items():
         assert gradient.dtype == dtype and gradient.equal(full[key].to(dtype))
@@ -333,9 +233,13 @@ def test_autocast_does_not_reach_the_mathematics(case: Case, dtype: torch.dtype)
         assert grad is not None and grad.equal(gradient)
 
 
-@pytest.mark.parametrize("name", ["soft_cross_entropy", "forward_kl", "hard_labels"])
+# Logits
+
+
+@pytest.mark.parametrize("name", ["soft_cross_entropy", "forward_kl", "forward_kl_cwsm", "forward_kl_shift",
+                                  "hard_labels"])
 def test_adding_a_constant_to_logits_changes_nothing(name: str) -> None:
-    case = next(case for case in CASES if case.name == name)
+    case = case_of(name)
     value, gradients = sides().value_and_gradients(case.make())
     shifted = sides()
     shift = torch.linspace(-50, 50, MASK.numel(), dtype=torch.float64).reshape(*MASK.shape, 1)
@@ -346,19 +250,50 @@ def test_adding_a_constant_to_logits_changes_nothing(name: str) -> None:
     torch.testing.assert_close(shifted_gradients[LOGITS], gradients[LOGITS], atol=1e-12, rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["soft_cross_entropy", "forward_kl", "logit_mse", "function_of_logits"])
-def test_logits_of_rows_are_sequences_of_length_one(name: str) -> None:
-    case, rows = next(case for case in CASES if case.name == name), sides()
-    mask: dict[str, Any] = {"logits": torch.tensor([[1], [0], [1]])}
-    found = case.make()({LOGITS: rows.student[LOGITS][:, 0]}, {LOGITS: rows.teacher[LOGITS][:, 0]}, mask)
-    expected = case.naive({LOGITS: rows.student[LOGITS][:, :1]}, {LOGITS: rows.teacher[LOGITS][:, :1]}, mask["logits"])
+@pytest.mark.parametrize("case", [case for case in CASES if isinstance(case.make(), KDLoss)],
+                         ids=lambda case: case.name)
+def test_logits_of_rows_are_sequences_of_length_one(case: Case) -> None:
+    whole, mask = sides(), torch.tensor([[1], [0], [1]])
+    student, teacher = ({key: value[:, 0] for key, value in side.items() if key in (LOGITS, LABELS)}
+                        for side in (whole.student, whole.teacher))
+    found = case.make()(student, teacher, {"logits": mask})
+    expected = case.naive({key: value.unsqueeze(1) for key, value in student.items()},
+                          {key: value.unsqueeze(1) for key, value in teacher.items()}, mask)
     torch.testing.assert_close(found, expected)
 
 
 def test_units_count_what_the_sum_runs_over() -> None:
     units = {case.name: case.make().over for case in CASES}
-    assert {name for name, over in units.items() if over.unit is Unit.PAIR} == {"nst"}
-    assert {name for name, over in units.items() if over.unit is Unit.ROW} == {"pkd"}
+    assert {name for name, over in units.items() if over.unit is Unit.PAIR} == {
+        "nst", "attention_mse", "attention_mse_sum", "function_of_maps"}
+    assert {name for name, over in units.items() if over.unit is Unit.ROW} == {"pkd", "fsp"}
     assert {name for name, over in units.items() if over.mask == "labels"} == {"hard_labels"}
-    counts = {Unit.ROW: 3, Unit.TOKEN: 3 + 5 + 3, Unit.PAIR: 9 + 25 + 9}
-    assert all(over.unit.count(MASK).item() == counts[over.unit] for over in units.values())
+    assert {name for name, over in units.items() if over.mask == "logits"} == {
+        case.name for case in CASES if isinstance(case.make(), KDLoss)}
+
+
+# What a loss keeps
+
+
+@every_loss
+def test_computing_a_loss_changes_nothing_that_is_saved(case: Case) -> None:
+    loss = case.make()
+    before = {name: value.clone() for name, value in loss.state_dict().items()}
+    values = {loss(sides().student, sides().teacher, sides().masks()).item() for _ in range(2)}
+    assert len(values) == 1 and all(loss.state_dict()[name].equal(value) for name, value in before.items())
+
+
+def test_only_cost_attention_learns_from_steps() -> None:
+    def saved_after_a_step(loss: Loss) -> bool:
+        before = {name: value.clone() for name, value in loss.state_dict().items()}
+        sides().value(loss)
+        loss.after_step()
+        return any(not loss.state_dict()[name].equal(value) for name, value in before.items())
+
+    assert {type(loss) for loss in (case.make() for case in CASES) if saved_after_a_step(loss)} == {CostAttentionEMD}
+
+
+def test_a_part_s_denominator_is_the_loss_s_own() -> None:
+    for case in CASES:
+        objective = Objective([Term("loss", case.make())])
+        assert objective.over(Part("loss", 0)) == case.make().over
