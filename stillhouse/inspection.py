@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from stillhouse.errors import ConfigError, UsageError
-from stillhouse.recipe import load_recipe
+from stillhouse.recipe import yaml_files
 from stillhouse.size_table import ParameterTable, parameter_table
 from stillhouse.tasks.data_files import is_path
 from stillhouse.tasks.pretrained import quiet_transformers
@@ -61,9 +61,13 @@ def _student_of_run(path: str) -> str | None:
 
 def _teacher_of_run(folder: Path, student: Any) -> nn.Module | None:
     try:
-        teacher = load_recipe(folder / "recipe.yaml").teacher
-        name = str(teacher.model)
-        return _loaded(name) if teacher.train is None else _with_head_of(student, _configuration(name))
+        # Not as a recipe: a run that was made with plugins can be inspected without them.
+        recipe = yaml_files.read(folder / "recipe.yaml")
+        teacher = recipe.get("teacher") if isinstance(recipe, dict) else None
+        if not isinstance(teacher, dict) or not isinstance(teacher.get("model"), str):
+            raise ConfigError(f"{folder / 'recipe.yaml'} names no model as teacher")
+        name = teacher["model"]
+        return _with_head_of(student, _configuration(name)) if teacher.get("train") else _loaded(name)
     except UsageError as error:
         warnings.warn(f"the student is shown alone, since its teacher cannot be: {error}", stacklevel=3)
         return None

@@ -119,7 +119,7 @@ class ParameterTable:
 
         text = StringIO()
         Console(file=text, width=_WIDTH, color_system=None).print(self.render())
-        return "\n".join(line.rstrip() for line in text.getvalue().strip("\n").split("\n"))
+        return "\n".join(line.rstrip() for line in text.getvalue().split("\n")).strip("\n")
 
 
 def parameter_table(

@@ -199,7 +199,7 @@ def test_an_interruption_says_how_to_go_on(
 def test_a_warning_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     import warnings
 
-    def warn(*_: Any) -> None:
+    def warn(*_: Any, **__: Any) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             warnings.warn("look here", stacklevel=1)
@@ -226,6 +226,40 @@ def test_the_command_line_answers(
     assert cli.main(arguments) == code
     captured = capsys.readouterr()
     assert expected in captured.out + captured.err
+
+
+def test_inspect_prints_a_table_or_nothing_but_json(encoder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", encoder, "--depth", "1"]) == 0
+    said = capsys.readouterr()
+    assert "BertModel" in said.out and "    encoder" in said.out and "      layer" not in said.out and not said.err
+    assert cli.main(["inspect", encoder, "--beside", encoder, "--sequence-length", "8", "--json"]) == 0
+    said = capsys.readouterr()
+    values = json.loads(said.out)
+    assert values["sequence_length"] == 8 and values["beside"]["rows"] == values["rows"]
+    assert values["comparison"]["parameters_percent"] == 100 and not said.err
+
+
+@pytest.mark.filterwarnings("default")
+def test_inspect_says_aside_that_there_are_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    BertConfig(hidden_size=16, num_attention_heads=2).save_pretrained(tmp_path)
+    assert cli.main(["inspect", str(tmp_path), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["model"] == "BertModel"
+    assert said.err.startswith("warning: ") and "holds no weights" in said.err
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    (["./nowhere"], "there is no folder"), (["{tmp}"], "holds no config.json"),
+    (["{encoder}", "--depth", "-1"], "depth=-1"), (["{encoder}", "--depth", "x"], "'--depth'"),
+    (["{encoder}", "--sequence-length", "0"], "sequence_length=0"),
+])  # fmt: skip
+def test_inspect_refuses_on_one_line(
+    encoder: str, tmp_path: Path, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word.format(tmp=tmp_path, encoder=encoder) for word in arguments]
+    assert cli.main(["inspect", *words]) == 2
+    said = capsys.readouterr()
+    assert expected in said.err and not said.out and "Traceback" not in said.err
 
 
 def test_help_imports_nothing_heavy() -> None:

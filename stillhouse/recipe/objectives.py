@@ -81,7 +81,7 @@ def _places(match: MatchSection, loss: str, teacher_depth: int, student_depth: i
                      [Key("hidden", layer) for layer in range(student_depth + 1)])
         return
     reads, repeated = ("hidden", 1) if kind is None else (kind.reads, kind.num_layers or 1)
-    for pair in layer_pairs(match.layers, loss, teacher_depth=teacher_depth, student_depth=student_depth):
+    for pair in layer_pairs(match.layers or "uniform", loss, teacher_depth=teacher_depth, student_depth=student_depth):
         keys = [Key(reads, layer - 1 if reads == "attention" else layer) for layer in pair]
         yield _Place(f"{pair.teacher}-{pair.student}", [keys[0]] * repeated, [keys[1]] * repeated)
 

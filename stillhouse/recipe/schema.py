@@ -209,8 +209,9 @@ class DataSection(Section):
 class MatchSection(Section):
     """Layers of the student that learn from the teacher's. A name such as L3_hidden_mse stands for a whole match."""
 
-    layers: Layers = "uniform"
-    """uniform, first, last, or pairs [teacher layer, student layer]; 0 is the embedding output, -1 the last layer."""
+    layers: Layers | None = None
+    """uniform (if nothing is said), first, last, or pairs [teacher layer, student layer]; 0 is the embedding output, -1
+    the last layer."""
     module_T: str | None = None
     """Instead of layers: the path of a module of the teacher, such as bert.pooler, whose output is compared."""
     module_S: str | None = None
@@ -241,7 +242,7 @@ class MatchSection(Section):
     def _one_way_of_matching(self) -> MatchSection:
         if (self.module_T is None) != (self.module_S is None):
             raise ValueError("give both module_T and module_S, or layers")
-        if "layers" not in self.model_fields_set:
+        if self.layers is None:
             return self
         everywhere = [loss for loss in self.losses if _takes_all_layers(loss)]
         if self.module_T is not None or everywhere:

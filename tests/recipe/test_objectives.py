@@ -13,7 +13,7 @@ from stillhouse.objective import Objective
 from stillhouse.projections import Projection
 from stillhouse.recipe.objectives import distillation_objective
 from stillhouse.recipe.schema import DistillationSection
-from stillhouse.types import LOGITS, Key, Progress
+from stillhouse.types import ATTENTION_SCORES, LABELS, LOGITS, Key, Progress, module_key
 
 
 def config(depth: int, width: int) -> BertConfig:
@@ -74,3 +74,53 @@ def test_a_match_given_twice_is_refused() -> None:
 def test_a_layer_that_does_not_exist_is_refused() -> None:
     with pytest.raises(PlanError, match="the teacher has no layer 5"):
         objective(matches={"layers": [[5, 1]], "losses": ["nst"]})
+
+
+def test_attention_is_matched_by_layer_without_the_embeddings() -> None:
+    found = objective(matches={"losses": ["attention_mse", "hidden_mse"]})
+    assert [name for name in found.terms if name.startswith("attention")] == ["attention_mse 2-1", "attention_mse 4-2"]
+    maps = {key.index for key in found.needs().teacher if key.kind == ATTENTION_SCORES}
+    assert maps == {1, 3}  # the map of layer n is number n - 1
+    with pytest.raises(ConfigError, match="layer 0 is the embeddings"):
+        objective(matches={"layers": [[0, 0]], "losses": ["attention_ce"]})
+
+
+def test_optimal_transport_takes_every_layer_of_both_sides() -> None:
+    found = objective(6, matches={"losses": ["emd"]})
+    assert list(found.terms) == ["kd", "emd all"]
+    assert {key.index for key in found.needs().teacher if key.kind == "hidden"} == {0, 1, 2, 3, 4}
+    assert sum(isinstance(module, Projection) for module in found.modules()) == 3  # one for each layer of the student
+
+
+def test_modules_are_matched_by_path() -> None:
+    found = objective(6, matches={"module_T": "bert.pooler", "module_S": "encoder.out", "loss": "cos", "weight": 2})
+    term = found.terms["cos bert.pooler-encoder.out"]
+    assert term.needs().teacher == {module_key("bert.pooler")} and term.weight(Progress(0, 1)) == 2
+    assert [(p.dim_student, p.dim_teacher) for p in found.modules() if isinstance(p, Projection)] == [(6, 8)]
+
+
+def test_a_named_set_stands_for_its_loss_and_pairs() -> None:
+    found = distillation_objective(DistillationSection.model_validate({"matches": ["L3_hidden_mse", "L3_hidden_smmd"]}),
+                                   config(12, 8), config(3, 6))
+    names = [f"{loss} {pair}" for loss in ("hidden_mse", "mmd") for pair in ("0-0", "4-1", "8-2", "12-3")]
+    assert list(found.terms) == ["kd", *names]
+
+
+def test_schedules_multiply_the_weight() -> None:
+    found = objective(loss_weight=4, loss_schedule="linear_decay", hard_label_weight=2,
+                      hard_label_schedule="linear_growth",
+                      matches={"layers": [[4, 2]], "losses": ["nst"], "weight": 3, "schedule": "linear_decay"})
+    weights = {name: [term.weight(Progress(step, 4)) for step in (0, 1, 4)] for name, term in found.terms.items()}
+    assert weights == {"kd": [4, 3, 0], "hard": [0, 0.5, 2], "nst 4-2": [3, 2.25, 0]}
+
+
+def test_a_projection_may_be_chosen() -> None:
+    found = objective(6, matches={"layers": [[4, 2]], "losses": ["hidden_mse"], "projection": "tanh"})
+    (projection,) = [module for module in found.modules() if isinstance(module, Projection)]
+    assert projection.activation is torch.tanh
+
+
+def test_strategy_and_shift_reach_the_loss_and_the_plain_divergence_is_watched() -> None:
+    found = objective(temperature=2, temperature_strategy=["cwsm", 1], probability_shift=True)
+    assert found.needs().student == {LOGITS, LABELS} and found.terms["kd_divergence"].monitored
+    assert found.terms["kd"].loss.scope == "batch"
