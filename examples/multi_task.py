@@ -66,12 +66,12 @@ class Part:
     test: EncodedSplit
 
     @classmethod
-    def load(cls, settings: Mapping[str, Any], seed: int) -> Part:
+    def load(cls, settings: Mapping[str, Any], batch_size: int, seed: int) -> Part:
         """From an entry of the file: ``teacher``, and what `DataSpec` takes."""
         task = TextClassification(DataSpec(**{key: value for key, value in settings.items() if key != "teacher"}))
         task.load()
         tokenizer = task.load_tokenizer(settings["teacher"])
-        loader = task.loader(task.encode("train", tokenizer), batch_size=32, seed=seed, shuffle=True)
+        loader = task.loader(task.encode("train", tokenizer), batch_size=batch_size, seed=seed, shuffle=True)
         return cls(task, task.load_model(settings["teacher"]), loader, task.encode("test", tokenizer))
 
 
@@ -99,12 +99,14 @@ def main() -> None:
     parser.add_argument("--tau", type=float, default=1.0, help="1 draws tasks by size, 0 all alike")
     parser.add_argument("--shape", default="T3")
     parser.add_argument("--temperature", type=float, default=8.0)
-    parser.add_argument("--learning-rate", type=float, default=4e-4)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", required=True)
     args = parser.parse_args()
 
-    parts = {name: Part.load(entry, args.seed) for name, entry in yaml.safe_load(Path(args.tasks).read_text()).items()}
+    parts = {name: Part.load(entry, args.batch_size, args.seed)
+             for name, entry in yaml.safe_load(Path(args.tasks).read_text()).items()}
     teachers = {name: part.teacher for name, part in parts.items()}
     first = next(iter(teachers.values()))
     student = SharedStudent(build_student(first, StudentSpec(shape=args.shape), seed=args.seed).base_model, teachers)
@@ -121,7 +123,7 @@ def main() -> None:
     )
     with distiller:
         result = distiller.train(
-            torch.optim.AdamW(student.parameters(), lr=args.learning_rate),
+            torch.optim.AdamW(student.parameters(), lr=args.learning_rate, fused=True),
             {name: part.loader for name, part in parts.items()}, num_steps=args.steps, tau=args.tau,
             scheduler_class=get_linear_schedule_with_warmup,
             scheduler_args={"num_warmup_steps": args.steps // 10, "num_training_steps": args.steps},

@@ -36,8 +36,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="train on the first so many rows")
     parser.add_argument("--shape", default="T3")
     parser.add_argument("--temperature", type=float, default=8.0)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--learning-rate", type=float, default=4e-4)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", required=True)
     return parser.parse_args()
@@ -51,7 +52,7 @@ def main() -> None:
     task.load()
     teachers = [task.load_model(path) for path in args.teachers]
     tokenizer = task.load_tokenizer(args.teachers[0])
-    loader = task.loader(task.encode("train", tokenizer), batch_size=32, seed=args.seed, shuffle=True)
+    loader = task.loader(task.encode("train", tokenizer), batch_size=args.batch_size, seed=args.seed, shuffle=True)
     test = task.encode("test", tokenizer)
 
     student = build_student(teachers[0], StudentSpec(shape=args.shape), seed=args.seed)
@@ -64,7 +65,7 @@ def main() -> None:
     steps = args.epochs * len(loader)
     with distiller:
         distiller.train(
-            torch.optim.AdamW(student.parameters(), lr=args.learning_rate), loader, num_epochs=args.epochs,
+            torch.optim.AdamW(student.parameters(), lr=args.learning_rate, fused=True), loader, num_epochs=args.epochs,
             scheduler_class=get_linear_schedule_with_warmup,
             scheduler_args={"num_warmup_steps": steps // 10, "num_training_steps": steps}, max_grad_norm=1.0,
         )

@@ -40,7 +40,7 @@ def tables() -> str:
     """One table a section: key, default, meaning."""
     parts = []
     for name, section in SECTIONS.items():
-        rows = [f"| `{key}` | {default_of(key, field, section)} | {field.description} |"
+        rows = [f"| `{key}` | {default_of(key, field, section)} | {' '.join((field.description or '').split())} |"
                 for key, field in section.model_fields.items()]
         about = " ".join((section.__doc__ or "").split())
         head = [f"### {name}", "", about, "", "| key | default | meaning |", "| --- | --- | --- |"]

@@ -121,5 +121,5 @@ def _settings(pair: LayerPair, loss: str, weight: float, proj: list[Any] | None)
         "layer_T": [teacher] * repeated if repeated > 1 else teacher,
         "layer_S": [student] * repeated if repeated > 1 else student,
         "feature": "attention" if is_attention else "hidden",
-        "loss": loss, "weight": weight, "proj": proj,
+        "loss": loss, "weight": weight, "proj": None if proj is None else list(proj),
     }

@@ -219,8 +219,8 @@ def strategy_of(choice: str | Sequence[Any]) -> Strategy:
     name = choice if isinstance(choice, str) else choice[0] if choice else ""
     found = look_up("temperature strategy", name, TEMPERATURE_SCHEDULER)
     try:
-        return TEMPERATURE_SCHEDULER[choice]() if choice == name and isinstance(found, type) else (
-            TEMPERATURE_SCHEDULER[choice])
+        strategy: Strategy = TEMPERATURE_SCHEDULER[choice]
+        return strategy() if isinstance(strategy, type) else strategy
     except TypeError as error:
         problem = str(error).removeprefix(f"{found.__name__}.__init__() ")
         raise ConfigError(f"temperature strategy {choice!r} {problem}; write [{name}, ARGUMENT, ...], as in "

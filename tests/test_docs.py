@@ -6,9 +6,12 @@ import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
 import yaml
+from transformers import BertConfig, BertForSequenceClassification
 
 from stillhouse.recipe.schema import Recipe
 
@@ -30,6 +33,25 @@ def test_the_reference_of_recipes_is_up_to_date() -> None:
 
 
 PAGES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.runs
+def test_the_migrated_script_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "from-textbrewer.md").read_text(encoding="utf-8")
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 30, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16,
+             "output_hidden_states": True}
+    teacher, student = (BertForSequenceClassification(BertConfig(num_hidden_layers=depth, **sizes)) for depth in (6, 3))
+    seen: list[int] = []
+    names: dict[str, Any] = {
+        "teacher": teacher, "student": student, "optimizer": torch.optim.AdamW(student.parameters(), lr=1e-3),
+        "dataloader": [{"input_ids": torch.randint(0, 30, (4, 6)), "attention_mask": torch.ones(4, 6)}] * 3,
+        "evaluate": lambda model, step: seen.append(step),
+    }
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(block, "from-textbrewer.md", "exec"), names)
+    assert seen == [3, 6] and names["textbrewer"].utils.display_parameters(student)[1].num_parameters > 0
 
 
 @pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", PAGES, flags=re.DOTALL))

@@ -53,6 +53,7 @@ class ModulePathAdaptor(Adaptor):
         wanted = {self._source(key): self.paths[self._source(key)] for key in keys if self._source(key) in self.paths}
         with captured(model, wanted) as features:
             outputs = call_model(model, self._without_labels(inputs), extra)
+        _require_reached(model, wanted, features)
         features.update({key: log_probabilities(features[self._source(key)])
                          for key in keys if self._source(key) != key})
         if keys & {LOGITS, ALL_LOGITS}:
@@ -107,10 +108,7 @@ class ModuleOutputs(Adaptor):
         paths = _module_paths(keys)
         with captured(model, paths) as outputs:
             features, masks = self.inner.run(model, inputs, keys - paths.keys(), extra)
-        unreached = [paths[key] for key in paths if key not in outputs]
-        if unreached:
-            raise OutputError(f"the forward of {type(model).__name__} did not reach {', '.join(unreached)}, which a "
-                              "match names; name modules that every forward uses")
+        _require_reached(model, paths, outputs)
         if "inputs" in masks:
             return Signals({**features, **outputs}, masks)
         return Signals({**features, **outputs}, {**masks_from_features(outputs, {}), **masks})
@@ -163,6 +161,18 @@ def captured(model: nn.Module, wanted: Mapping[Key, str]) -> Iterator[dict[Key, 
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _require_reached(model: nn.Module, wanted: Mapping[Key, str], outputs: Mapping[Key, Any]) -> None:
+    """Raise `OutputError` for a wanted module that the forward left out, or whose output is no tensor."""
+    unreached = [path for key, path in wanted.items() if key not in outputs]
+    if unreached:
+        raise OutputError(f"the forward of {type(model).__name__} did not reach {', '.join(unreached)}, whose output "
+                          "is asked for; name modules that every forward uses")
+    for key, path in wanted.items():
+        if not isinstance(outputs[key], Tensor):
+            raise OutputError(f"{path} of {type(model).__name__} gave {type(outputs[key]).__name__}, not a tensor; "
+                              "name a module whose output is a tensor, or a tuple or mapping that starts with one")
 
 
 def _tensor_of(output: Any) -> Any:

@@ -107,9 +107,9 @@ def shifted(teacher_BLC: Tensor, labels_BL: Tensor, kept_BL: Tensor) -> Tensor:
     """
     counted = labels_BL.ge(0) & kept_BL
     classes = teacher_BLC.shape[-1]
-    if bool((labels_BL.ge(classes) & kept_BL).any()):
-        raise OutputError(f"probability_shift: label {int(labels_BL.max())} is none of the {classes} classes")
     own = labels_BL.masked_fill(~counted, 0).unsqueeze(-1)
+    if bool(own.ge(classes).any()):
+        raise OutputError(f"probability_shift: label {int(own.max())} is none of the {classes} classes")
     top = teacher_BLC.argmax(dim=-1, keepdim=True)
     values = teacher_BLC.gather(-1, own), teacher_BLC.gather(-1, top)
     exchanged = teacher_BLC.scatter(-1, top, values[0]).scatter(-1, own, values[1])

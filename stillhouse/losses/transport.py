@@ -129,7 +129,9 @@ def cheapest_flow(costs_ST: Tensor, supply_S: Tensor, demand_T: Tensor) -> Tenso
     supply, demand = (side.detach().double().cpu().numpy() for side in (supply_S, demand_T))
     amounts = np.concatenate([supply / supply.sum(), demand / demand.sum()])
     prices = np.nan_to_num(costs_ST.double().cpu().numpy().reshape(-1))
+    prices = prices / (np.abs(prices).max() or 1.0)  # the solver's tolerances are absolute
     # the last condition follows from the others, and rounding must not make them contradict each other
     solution = linprog(prices, A_eq=conditions[:-1], b_eq=amounts[:-1], bounds=(0, None), method="highs")
+    assert solution.success, solution.message
     flow = cast("np.ndarray[tuple[int], np.dtype[np.float64]]", solution.x).reshape(num_sources, num_targets)
     return torch.from_numpy(flow).to(costs_ST)

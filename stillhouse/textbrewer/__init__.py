@@ -20,6 +20,18 @@ from stillhouse.presets import (
     WEIGHT_SCHEDULER,
     register_new,
 )
+from stillhouse.textbrewer import (  # scripts say textbrewer.utils.display_parameters without importing it
+    compatibility,
+    configurations,
+    data_utils,
+    distiller_utils,
+    distillers,
+    losses,
+    presets,
+    projections,
+    schedulers,
+    utils,
+)
 
 __all__ = [
     "ADAPTOR_KEYS",
@@ -38,5 +50,15 @@ __all__ = [
     "MultiTeacherDistiller",
     "TrainingConfig",
     "__version__",
+    "compatibility",
+    "configurations",
+    "data_utils",
+    "distiller_utils",
+    "distillers",
+    "losses",
+    "presets",
+    "projections",
     "register_new",
+    "schedulers",
+    "utils",
 ]

@@ -71,9 +71,9 @@ class LoaderSource(BatchSource):
 class TaskSource(BatchSource):
     """Draws a task for every micro-batch, then that task's next batch; endless.
 
-    The draws come from numpy's global random state as it is when this is made, taken from rank 0 so that every rank
-    draws the same task, and go on after a resume. A task's probability grows with ``batches ** tau`` (all tasks alike
-    if a length is unknown).
+    The draws are those of ``np.random.choice(tasks, p=probabilities)`` from numpy's global random state as it is when
+    this is made, taken from rank 0 so that every rank draws the same task, and go on after a resume. A task's
+    probability grows with ``batches ** tau`` (all tasks alike if a length is unknown).
     """
 
     def __init__(
@@ -104,7 +104,11 @@ class TaskSource(BatchSource):
     def _draw(self, streams: Mapping[str, Iterator[Batch]]) -> Iterator[Batch]:
         tasks = list(streams)
         while True:
-            yield next(streams[tasks[self.random.choice(len(tasks), p=self.probabilities)]])
+            task = tasks[self.random.choice(len(tasks), p=self.probabilities)]
+            # The draw is from this generator of its own, so that ranks agree whatever else draws from the global one.
+            # That one moves on by a number too, so that a second training goes on instead of repeating the first.
+            np.random.random_sample()
+            yield next(streams[task])
 
     def _cycle(self, task: str) -> Iterator[Batch]:
         position = self._positions[task]
