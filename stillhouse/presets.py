@@ -75,9 +75,11 @@ class MatchPreset:
     def __call__(self, state_S: States, state_T: States, mask: Tensor | None = None) -> Tensor:
         student, teacher = ([as_tokens(state) if self.loss.reads == "hidden" else state for state in _as_list(side)]
                             for side in (state_S, state_T))
+        length = student[0].shape[1 if self.loss.reads == "hidden" else -1]
         if mask is None or self.loss.ignores_mask:
-            length = student[0].shape[1 if self.loss.reads == "hidden" else -1]
             mask = torch.ones(len(student[0]), length, dtype=torch.bool, device=student[0].device)
+        elif length == 1:  # one vector a row
+            mask = mask.ne(0).any(dim=1, keepdim=True)
         count = self.loss.unit.count(mask).clamp_min(1).to(student[0])
         student_keys, teacher_keys = ([Key("state", i) for i in range(len(side))] for side in (student, teacher))
         loss = self.loss(student_keys, teacher_keys)
@@ -181,6 +183,8 @@ def kd_loss(name: str, temperature: float, *, strategy: Strategy | None = None,
             probability_shift: bool = False) -> KDLoss:
     """The loss behind a name in ``KD_LOSS_MAP``. Raises `ConfigError`."""
     preset = look_up("kd_loss_type", name, KD_LOSS_MAP)
+    if isinstance(strategy, NamedStrategy):
+        strategy = strategy_of(strategy.choice)
     if isinstance(preset, KDPreset):
         return preset.loss(temperature, strategy=strategy, probability_shift=probability_shift)
     return FunctionLogitsLoss(preset, temperature, strategy=strategy, probability_shift=probability_shift)
@@ -222,7 +226,7 @@ def strategy_of(choice: str | Sequence[Any]) -> Strategy:
         strategy: Strategy = TEMPERATURE_SCHEDULER[choice]
         return strategy() if isinstance(strategy, type) else strategy
     except TypeError as error:
-        problem = str(error).removeprefix(f"{found.__name__}.__init__() ")
+        problem = str(error).removeprefix(f"{getattr(found, '__name__', name)}.__init__() ")
         raise ConfigError(f"temperature strategy {choice!r} {problem}; write [{name}, ARGUMENT, ...], as in "
                           "[flsw, 1, 2] (beta, gamma) or [cwsm, 1] (beta)") from error
 

@@ -106,9 +106,7 @@ class Matches:
 
 def logits_terms(config: DistillationConfig, optional: bool = False) -> list[Term]:
     """The loss between logits (``optional``: left out where a side gives none), and the adaptor's own losses."""
-    strategy = config.temperature_scheduler
-    kd = presets.kd_loss(config.kd_loss_type, config.temperature,
-                         strategy=None if strategy is None or strategy.choice == "constant" else strategy,
+    kd = presets.kd_loss(config.kd_loss_type, config.temperature, strategy=config.temperature_scheduler,
                          probability_shift=config.probability_shift)
     return [
         Term(KD_TERM, kd, _weight(config.kd_loss_weight, config.kd_loss_weight_scheduler), all_heads=True,

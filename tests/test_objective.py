@@ -230,7 +230,8 @@ def test_counts_are_of_every_denominator_that_the_masks_cover() -> None:
     masks = {"logits": MASK, "inputs": torch.ones(2, 3), "labels": torch.tensor([[1], [0]])}
     counts = objective.counts(masks)
     assert {str(over): n.item() for over, n in counts.items()} == {
-        "tokens kept by the logits mask": 3, "tokens kept by the inputs mask": 6, "tokens kept by the labels mask": 1}
+        "tokens kept by the logits mask": 3, "tokens kept by the inputs mask": 6, "rows kept by the inputs mask": 2,
+        "tokens kept by the labels mask": 1}
     assert Over(Unit.TOKEN, "losses") in objective.overs()
 
 

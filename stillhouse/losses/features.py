@@ -55,10 +55,13 @@ class FeatureLoss(MatchLoss, abc.ABC):
                 )
 
     def _pairs(self) -> Iterator[tuple[tuple[int, Key], tuple[int, Key]]]:
-        """The (number, key) of each student layer with that of the teacher layers it is compared with."""
+        """The (number, key) of each student layer with that of the teacher layers it is compared with.
+
+        Where any number of layers is taken, the first of each side, their embeddings, are a pair of their own.
+        """
         teacher = list(enumerate(self.teacher_keys))
         for i, key in enumerate(self.student_keys):
-            for other in teacher if self.num_layers is None else [teacher[i]]:
+            for other in teacher[1:] if self.num_layers is None and i else [teacher[i]]:
                 yield (i, key), other
 
     def _projection_of(self, layer: int) -> nn.Module:

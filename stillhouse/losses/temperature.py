@@ -38,6 +38,9 @@ class FLSW:
     gamma: float
     eps: float = 1e-4
 
+    def __post_init__(self) -> None:
+        _require_numbers(beta=self.beta, gamma=self.gamma, eps=self.eps)
+
     def __call__(self, logits_S: Tensor, logits_T: Tensor, base_temperature: float) -> Tensor:
         student, teacher = (side / (side.norm(dim=-1, keepdim=True) + self.eps)
                             for side in (logits_S.detach(), logits_T.detach()))
@@ -55,9 +58,18 @@ class CWSM:
 
     beta: float
 
+    def __post_init__(self) -> None:
+        _require_numbers(beta=self.beta)
+
     def __call__(self, logits_S: Tensor, logits_T: Tensor, base_temperature: float) -> Tensor:
         unsureness = 1 / (logits_S.detach().softmax(dim=-1).amax(dim=-1) + 1e-3)
         return base_temperature + self.beta * (unsureness.mean() - unsureness)
+
+
+def _require_numbers(**values: object) -> None:
+    for name, value in values.items():
+        if not isinstance(value, (int, float)):
+            raise TypeError(f"takes numbers, and {name} is {value!r}")
 
 
 def temperatures(strategy: Strategy, student_NC: Tensor, teacher_NC: Tensor, base: float) -> float | Tensor:

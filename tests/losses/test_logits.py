@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from stillhouse.errors import OutputError, PlanError
-from stillhouse.losses import ForwardKL, HardLabels, LogitMSE, LogitsLoss, SoftCrossEntropy
+from stillhouse.losses import ForwardKL, FunctionLogitsLoss, HardLabels, LogitMSE, LogitsLoss, SoftCrossEntropy
+from stillhouse.losses.logits import KDLoss, shifted
+from stillhouse.losses.temperature import CWSM, FLSW, Strategy
 from stillhouse.types import LABELS, LOGITS, Key, Over, Unit
 
 LOGITS_LOSSES = [SoftCrossEntropy, ForwardKL, LogitMSE]
@@ -121,6 +123,113 @@ def test_a_mask_of_other_positions_is_refused(loss: type[LogitsLoss]) -> None:
         loss()({LOGITS: torch.zeros(2, 5)}, {LOGITS: torch.zeros(2, 5)}, ONES)
 
 
+# The teacher's largest logit at the right class
+
+
+def test_the_label_s_logit_changes_places_with_the_largest() -> None:
+    teacher = torch.tensor([[[1.0, 5.0, 3.0], [1.0, 5.0, 3.0], [7.0, 5.0, 3.0]]])
+    found = shifted(teacher, torch.tensor([[0, 1, 2]]), torch.ones(1, 3, dtype=torch.bool))
+    assert found.tolist() == [[[5.0, 1.0, 3.0], [1.0, 5.0, 3.0], [3.0, 5.0, 7.0]]]
+
+
+def test_a_tie_with_the_largest_changes_nothing() -> None:
+    teacher = torch.tensor([[[2.0, 2.0, 1.0], [2.0, 2.0, 1.0], [0.0, 0.0, 0.0]]])
+    found = shifted(teacher, torch.tensor([[0, 1, 2]]), torch.ones(1, 3, dtype=torch.bool))
+    assert found.equal(teacher)
+    lower = shifted(teacher[:, :1], torch.tensor([[2]]), torch.ones(1, 1, dtype=torch.bool))
+    assert lower[0, 0, 2] == 2 and lower.sort().values.equal(teacher[:, :1].sort().values)
+
+
+@pytest.mark.parametrize("label", [-100, -1])
+def test_a_negative_label_leaves_the_teacher_alone(label: int) -> None:
+    _, teacher = pair()
+    found = shifted(teacher, torch.full((2, 3), label), torch.ones(2, 3, dtype=torch.bool))
+    assert found.equal(teacher)
+
+
+def test_positions_that_the_mask_leaves_out_stay_whatever_their_label() -> None:
+    _, teacher = pair()
+    labels = torch.tensor([[0, 99, 4], [-100, 2, 99]])
+    kept = torch.tensor([[True, False, True], [True, True, False]])
+    found = shifted(teacher, labels, kept)
+    assert found[~kept].equal(teacher[~kept])
+    for b, i in ((0, 0), (0, 2), (1, 1)):
+        assert found[b, i].argmax() == labels[b, i]
+        assert found[b, i].sort().values.equal(teacher[b, i].sort().values)
+
+
+def test_a_kept_label_that_is_no_class_is_refused() -> None:
+    _, teacher = pair()
+    labels, kept = torch.tensor([[0, 99, 4], [1, 5, 2]]), torch.tensor([[True, False, True], [True, True, True]])
+    with pytest.raises(OutputError, match="probability_shift: label 5 is none of the 5 classes"):
+        shifted(teacher, labels, kept)
+
+
+def test_shifting_leaves_its_input_as_it_was() -> None:
+    student, teacher = pair()
+    before = teacher.clone()
+    labels = torch.tensor([[0, 1, 4], [3, -100, 1]])
+    shifted(teacher, labels, torch.ones(2, 3, dtype=torch.bool))
+    ForwardKL(2.0, probability_shift=True)({LOGITS: student, LABELS: labels}, {LOGITS: teacher}, ONES)
+    assert teacher.equal(before)
+
+
+@pytest.mark.parametrize("loss", LOGITS_LOSSES)
+def test_a_loss_shifts_the_teacher_and_not_the_student(loss: type[LogitsLoss]) -> None:
+    student, teacher = pair()
+    labels = torch.tensor([[0, 1, 4], [3, -100, 1]])
+    by_hand = shifted(teacher, labels, torch.ones(2, 3, dtype=torch.bool))
+    assert not by_hand.equal(teacher)
+    found = loss(3.0, probability_shift=True)({LOGITS: student, LABELS: labels}, {LOGITS: teacher}, ONES)
+    assert found.item() == loss(3.0)({LOGITS: student}, {LOGITS: by_hand}, ONES).item()
+
+
+@pytest.mark.parametrize("loss", LOGITS_LOSSES)
+def test_shifting_needs_labels_of_the_student_one_for_each_prediction(loss: type[LogitsLoss]) -> None:
+    student, teacher = pair()
+    assert loss(probability_shift=True).needs.student == {LOGITS, LABELS}
+    assert loss(probability_shift=True).needs.teacher == loss().needs.student == {LOGITS}
+    with pytest.raises(OutputError, match=r"labels have shape \(2,\), the logits of \(rows, positions\) \(2, 3\)"):
+        loss(probability_shift=True)({LOGITS: student, LABELS: torch.tensor([0, 1])}, {LOGITS: teacher}, ONES)
+
+
+# A temperature for each prediction
+
+
+def mean_of_differences(student: Tensor, teacher: Tensor, temperature: Tensor) -> Tensor:
+    return ((student - teacher).abs().sum(dim=-1) / temperature).mean()
+
+
+def with_strategy(strategy: Strategy, shift: bool) -> list[KDLoss]:
+    settings: dict[str, Any] = {"strategy": strategy, "probability_shift": shift}
+    return [*(loss(3.0, **settings) for loss in LOGITS_LOSSES),
+            FunctionLogitsLoss(mean_of_differences, 3.0, **settings)]
+
+
+@pytest.mark.parametrize("strategy", [FLSW(2.0, 2.0), CWSM(1.0)], ids=str)
+@pytest.mark.parametrize("shift", [False, True])
+@pytest.mark.parametrize("content", [0.0, 50.0, math.nan])
+def test_a_strategy_sees_the_kept_predictions_alone(strategy: Strategy, shift: bool, content: float) -> None:
+    student, teacher = pair()
+    kept = torch.tensor([[True, False, True], [True, True, False]])
+    labels = torch.tensor([[0, 99, 4], [-100, 2, 99]])
+    dirty_s, dirty_t = (side.detach().masked_fill(~kept.unsqueeze(-1), content) for side in (student, teacher))
+    dirty_s.requires_grad_()
+    for loss in with_strategy(strategy, shift):
+        found = loss({LOGITS: dirty_s, LABELS: labels}, {LOGITS: dirty_t}, {"logits": kept})
+        alone = {LOGITS: student[kept], LABELS: labels[kept]}
+        expected = loss(alone, {LOGITS: teacher[kept]}, {"logits": torch.ones(4, 1)})
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(torch.autograd.grad(found, dirty_s), torch.autograd.grad(expected, student))
+
+
+def test_a_strategy_makes_a_loss_depend_on_the_rows_beside() -> None:
+    for loss in with_strategy(FLSW(2.0, 2.0), shift=False):
+        assert loss.scope == "batch"
+    for loss in (ForwardKL(), ForwardKL(strategy=None, probability_shift=True)):
+        assert loss.scope == "rows"
+
+
 # Hard labels
 
 
@@ -170,5 +279,5 @@ def test_a_label_per_row_goes_with_logits_per_row() -> None:
 
 
 def test_labels_of_another_shape_are_refused() -> None:
-    with pytest.raises(OutputError, match=r"labels have shape \(2, 4\), the logits \(2, 3, 5\)"):
+    with pytest.raises(OutputError, match=r"labels have shape \(2, 4\), the logits of \(rows, positions\) \(2, 3\)"):
         hard(torch.zeros(2, 3, 5), torch.zeros(2, 4, dtype=torch.long), torch.ones(2, 4))
