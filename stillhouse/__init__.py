@@ -21,6 +21,7 @@ _HOMES = {
         "CheckpointError", "ConfigError", "DataError", "NonFiniteLossError", "OutputError", "PlanError",
         "StillhouseError", "StoreError", "TrainingError", "UsageError",
     ),
+    "stillhouse.match_sets": ("match_layers", "named_matches"),
     "stillhouse.objective": ("Objective", "TaskObjective", "Term"),
     "stillhouse.plan": ("Distillation",),
     "stillhouse.presets": (
@@ -32,6 +33,7 @@ _HOMES = {
     "stillhouse.teachers": (
         "CachedTeacher", "EnsembleTeacher", "LiveTeacher", "NoTeacher", "RoutedTeacher", "TeacherSource",
     ),
+    "stillhouse.terms": ("CustomMatch",),
     "stillhouse.training": ("Evaluation", "FitOptions", "Sink", "fit"),
     "stillhouse.types": ("Batch", "Duration", "Key", "Over", "Progress", "Unit"),
 }
@@ -52,6 +54,7 @@ __all__ = [
     "CachedTeacher",
     "CheckpointError",
     "ConfigError",
+    "CustomMatch",
     "DataError",
     "Distillation",
     "DistillationConfig",
@@ -93,6 +96,8 @@ __all__ = [
     "build_student",
     "fit",
     "known_shapes",
+    "match_layers",
+    "named_matches",
     "parameter_table",
     "register_new",
 ]
@@ -120,6 +125,7 @@ if TYPE_CHECKING:
         TrainingError,
         UsageError,
     )
+    from stillhouse.match_sets import match_layers, named_matches
     from stillhouse.objective import Objective, TaskObjective, Term
     from stillhouse.plan import Distillation
     from stillhouse.presets import (
@@ -141,6 +147,7 @@ if TYPE_CHECKING:
         RoutedTeacher,
         TeacherSource,
     )
+    from stillhouse.terms import CustomMatch
     from stillhouse.training import Evaluation, FitOptions, Sink, fit
     from stillhouse.types import Batch, Duration, Key, Over, Progress, Unit
 

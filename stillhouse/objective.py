@@ -175,19 +175,18 @@ class TaskObjective(nn.Module):
 
     def __init__(self, by_task: Mapping[str, Objective]) -> None:
         super().__init__()
-        self.by_task = nn.ModuleDict(by_task)
+        self._by_task = dict(by_task)
+        self.objectives = nn.ModuleList(self._by_task.values())  # by number: a task may have any name
 
     def for_task(self, task: str) -> Objective:
         """The objective of a task. Raises `PlanError` for a task that has none."""
-        if task not in self.by_task:
-            raise PlanError(f"no objective for task {task!r}; there are {', '.join(self.by_task)}")
-        objective = self.by_task[task]
-        assert isinstance(objective, Objective)
-        return objective
+        if task not in self._by_task:
+            raise PlanError(f"no objective for task {task!r}; there are {', '.join(self._by_task)}")
+        return self._by_task[task]
 
     def tasks(self) -> tuple[tuple[str, Objective], ...]:
         """Every (task, objective)."""
-        return tuple((task, self.for_task(task)) for task in self.by_task)
+        return tuple(self._by_task.items())
 
 
 def _heads(student: Features, teacher: Features) -> range:

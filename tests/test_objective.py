@@ -246,6 +246,13 @@ def test_a_user_s_own_mean_comes_out_as_it_went_in() -> None:
 # Several tasks
 
 
+@pytest.mark.parametrize("name", ["sst-2.en", "keys", "type"])
+def test_a_task_may_have_any_name(name: str) -> None:
+    objective = Objective([kd()])
+    both = TaskObjective({name: objective, "other": objective})
+    assert both.for_task(name) is objective and [task for task, _ in both.tasks()] == [name, "other"]
+
+
 def test_tasks_have_objectives_of_their_own() -> None:
     ner, pos = Objective([kd()]), Objective([hidden()])
     both = TaskObjective({"ner": ner, "pos": pos})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, final
 
@@ -83,14 +84,29 @@ class EnsembleTeacher(TeacherSource):
 
     def signals(self, batch: Batch, keys: frozenset[Key], extra: Mapping[str, Any] | None = None) -> Features:
         logits = frozenset(key for key in keys if key.kind == "logits")
-        answers = [source.signals(batch, keys if number == self.layers_from else logits, extra)
-                   for number, source in enumerate(self.sources)]
+        answers = [source.signals(own, keys if number == self.layers_from else logits, extra)
+                   for number, (source, own) in enumerate(zip(self.sources, self._batches(batch), strict=True))]
         heads = [{key for key in answer if key.kind == "logits"} for answer in answers]
         if any(found != heads[0] for found in heads):
             raise OutputError("the teachers of an ensemble give different numbers of logits heads")
+        for key in heads[0]:
+            shapes = [tuple(answer[key].shape) for answer in answers]
+            if len(set(shapes)) > 1:
+                raise OutputError(f"the teachers of an ensemble give {key} of shapes {', '.join(map(str, shapes))}; "
+                                  "they must predict the same classes of the same rows and positions")
         means = {key: self._mean(torch.stack([upcast(answer[key]) for answer in answers])) for key in heads[0]}
         layers = {} if self.layers_from is None else answers[self.layers_from]
         return {**{key: value for key, value in layers.items() if key.kind != "logits"}, **means}
+
+    def _batches(self, batch: Batch) -> list[Batch]:
+        """The batch as each teacher sees it: of ready-made outputs, its own."""
+        outputs = batch.teacher_outputs
+        if outputs is None:
+            return [batch] * len(self.sources)
+        if not isinstance(outputs, (list, tuple)) or len(outputs) != len(self.sources):
+            raise OutputError(f"an ensemble of {len(self.sources)} teachers takes a list of as many ready-made "
+                              f"outputs, one for each, not {type(outputs).__name__}")
+        return [dataclasses.replace(batch, teacher_outputs=own) for own in outputs]
 
     def _mean(self, logits: torch.Tensor) -> torch.Tensor:
         weights = torch.tensor(self.weights, dtype=logits.dtype, device=logits.device)

@@ -11,33 +11,34 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 def led_by(scheduler: Any, optimizer: Optimizer) -> Any:
     """The scheduler itself, or with `LateGroups` if the optimizer has groups that it was not made for.
 
-    Schedulers of torch leave ``initial_lr`` in every group they were made for, which tells the late ones.
+    Schedulers of torch remember the last learning rate of every group they were made for, which tells the late ones.
     """
-    known = ["initial_lr" in group for group in optimizer.param_groups]
-    if all(known) or not any(known) or isinstance(scheduler, ReduceLROnPlateau):
+    if not hasattr(scheduler, "get_last_lr") or isinstance(scheduler, ReduceLROnPlateau):
         return scheduler
-    return LateGroups(scheduler, optimizer)
+    known = len(scheduler.get_last_lr())
+    return scheduler if known == len(optimizer.param_groups) else LateGroups(scheduler, optimizer, known)
 
 
 @final
 class LateGroups:
     """Steps a scheduler for the groups it was made for; the others' learning rates follow the first group's.
 
-    Many schedulers fail when they find more groups than they were made for. A late group keeps its own ``lr`` as
-    ``base_lr``, and has at each step that times the first group's ``lr / initial_lr``.
+    Many schedulers fail when they find more groups than they were made for. A late group has at each step its own
+    learning rate times the first group's share: of ``initial_lr``, or of ``max_lr`` where a schedule climbs to one. Its
+    own rate is kept as its ``initial_lr``, from which a scheduler that is made later starts too.
     """
 
-    def __init__(self, scheduler: Any, optimizer: Optimizer) -> None:
-        self.scheduler, self.optimizer = scheduler, optimizer
+    def __init__(self, scheduler: Any, optimizer: Optimizer, known: int) -> None:
+        self.scheduler, self.optimizer, self.known = scheduler, optimizer, known
         for group in self._late():
-            group.setdefault("base_lr", group["lr"])
+            group.setdefault("initial_lr", group["lr"])
         self._follow()
 
     def step(self) -> None:
         """The scheduler's step, then the late groups'."""
         groups = self.optimizer.param_groups
         everything = list(groups)
-        groups[:] = [group for group in everything if "initial_lr" in group]
+        groups[:] = everything[: self.known]
         try:
             self.scheduler.step()
         finally:
@@ -53,10 +54,11 @@ class LateGroups:
         self.scheduler.load_state_dict(state)
 
     def _late(self) -> list[dict[str, Any]]:
-        return [group for group in self.optimizer.param_groups if "initial_lr" not in group]
+        return self.optimizer.param_groups[self.known:]
 
     def _follow(self) -> None:
-        leader = next(group for group in self.optimizer.param_groups if "initial_lr" in group)
-        share = leader["lr"] / leader["initial_lr"] if leader["initial_lr"] else 1.0
+        leader = self.optimizer.param_groups[0]
+        highest = leader.get("max_lr", leader["initial_lr"])
+        share = leader["lr"] / highest if highest else 1.0
         for group in self._late():
-            group["lr"] = group["base_lr"] * share
+            group["lr"] = group["initial_lr"] * share

@@ -88,9 +88,11 @@ class TaskSource(BatchSource):
         sizes = [float(length or 0) ** tau for length in lengths] if None not in lengths else [1.0] * len(lengths)
         if sum(sizes) == 0:
             raise DataError(f"the loaders of all tasks ({', '.join(loaders)}) are empty")
-        self.probabilities = [size / sum(sizes) for size in sizes]
+        shares = [size / sum(sizes) for size in sizes]
+        # Loaders of ranks may differ in length; with shares of their own, ranks would draw different tasks.
+        state, self.probabilities = distributed.same_on_all((np.random.get_state(), shares))
         self.random = np.random.RandomState()
-        self.random.set_state(distributed.same_on_all(np.random.get_state()))
+        self.random.set_state(state)
         self._positions = {task: _Position() for task in loaders}
 
     def epoch(self, number: int, skip: int) -> Iterator[Batch]:

@@ -142,3 +142,30 @@ def test_only_a_version_names_a_function_across_processes() -> None:
     assert FunctionAdaptor(named).fingerprint is None
     first, second = FunctionAdaptor(named, version="1").fingerprint, FunctionAdaptor(named, version="2").fingerprint
     assert first == "function/1 named 1" and second == "function/1 named 2"
+
+
+def test_attention_scores_are_the_adaptors_attention() -> None:
+    key = Key("attention_scores", 1)
+    assert adapt({"attention": LAYERS}, key).features == {key: LAYERS[1]}
+    with pytest.raises(OutputError, match=r"matches attention\[3\], but the adaptor's 'attention' list has 3 entries"):
+        adapt({"attention": LAYERS}, Key("attention_scores", 3))
+
+
+def test_probabilities_in_the_place_of_scores_are_said_at_the_first_look_only() -> None:
+    maps = torch.randn(2, 1, 3, 3).softmax(dim=-1)
+    keys = frozenset({Key("attention_scores", 0)})
+    adaptor = FunctionAdaptor(lambda batch, outputs: {"attention": [maps]})
+    adaptor.adapt(BATCH, None, frozenset({Key("attention", 0)}))  # a loss of the user's own may well want probabilities
+    with pytest.warns(UserWarning, match=r"attention\[0\] holds probabilities .*clamp_min\(1e-30\).log\(\)"):
+        adaptor.adapt(BATCH, None, keys)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        adaptor.adapt(BATCH, None, keys)
+        for harmless in (maps.log(), maps * 2, maps - 0.1):
+            FunctionAdaptor(lambda batch, outputs, m=harmless: {"attention": [m]}).adapt(BATCH, None, keys)
+
+
+def test_every_labels_tensor_of_a_list_belongs_to_its_head() -> None:
+    start, end = torch.tensor([0, 1]), torch.tensor([2, -100])
+    features = adapt({"logits": [WIDE[:, 0], WIDE[:, 1]], "labels": [start, end]}, ALL_LOGITS, LABELS).features
+    assert features[LABELS] is start and features[Key("labels", 1)] is end

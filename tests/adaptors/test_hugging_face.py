@@ -135,7 +135,8 @@ def test_no_mask_is_a_mask_of_ones() -> None:
         assert all(mask.shape == (2, 3) and mask.eq(1).all() for mask in masks.values())
 
 
-@pytest.mark.parametrize("key", [Key("hidden", 3), Key("hidden", -4), Key("attention", 2), Key("attention", -3)])
+@pytest.mark.parametrize("key", [Key("hidden", 3), Key("hidden", -4), Key("attention", 2), Key("attention", -3),
+                                 Key("attention_scores", 2)])
 def test_layers_that_do_not_exist_are_refused(key: Key) -> None:
     with pytest.raises(PlanError, match=rf"{key.index} does not exist: BertForSequenceClassification has 2 layers"):
         HuggingFaceAdaptor("rows").check(bert(), frozenset({LOGITS, key}))
@@ -152,10 +153,34 @@ def test_attention_without_the_eager_implementation_is_refused_with_the_remedy()
     HuggingFaceAdaptor("rows").check(bert(attention="sdpa"), frozenset({Key("hidden", 0)}))
 
 
+def test_scores_are_the_logarithm_of_the_models_probabilities() -> None:
+    model, key = bert(), Key("attention_scores", 1)
+    probabilities = model(**INPUTS, output_attentions=True).attentions[1]
+    scores = HuggingFaceAdaptor("rows").run(model, INPUTS, frozenset({key}), {}).features[key]
+    torch.testing.assert_close(scores.softmax(dim=-1), probabilities)
+    assert bool((probabilities == 0).any()) and bool(scores.isfinite().all()), "padding has probability 0"
+    kept = probabilities > 0
+    torch.testing.assert_close(scores[kept], probabilities[kept].log())
+    halves = HuggingFaceAdaptor("rows").run(model.bfloat16(), INPUTS, frozenset({key}), {}).features[key]
+    assert halves.dtype == torch.float32 and bool(halves.isfinite().all())
+
+
+def test_dropout_of_attention_is_refused_for_a_student_whose_scores_are_asked_for() -> None:
+    adaptor, model = HuggingFaceAdaptor("rows"), bert()
+    assert model.config.attention_probs_dropout_prob == 0.1
+    with pytest.raises(PlanError, match=r"student's attention_probs_dropout_prob is 0.1: .*=0.0"):
+        adaptor.check(model, frozenset({Key("attention_scores", 0)}), is_trained=True)
+    adaptor.check(model, frozenset({Key("attention_scores", 0)}))
+    adaptor.check(model, frozenset({Key("attention", 0)}), is_trained=True)
+    model.config.attention_probs_dropout_prob = 0.0
+    adaptor.check(model, frozenset({Key("attention_scores", 0)}), is_trained=True)
+
+
 def test_widths_are_known_before_any_forward() -> None:
     adaptor, model = HuggingFaceAdaptor("rows"), bert()
     assert adaptor.width(model, Key("hidden", 1)) == 8 and adaptor.width(model, LOGITS) == 3
-    assert adaptor.width(model, Key("attention", 0)) is None
+    assert adaptor.width(model, Key("attention", 0)) == adaptor.width(model, Key("attention_scores", 1)) == 2, "heads"
+    assert adaptor.width(model, Key("embedding", 0)) is None
     assert HuggingFaceAdaptor("tokens").width(bert(BertForMaskedLM), LOGITS) is None
 
 

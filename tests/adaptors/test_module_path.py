@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stillhouse.adaptors import ModulePathAdaptor
+from stillhouse.adaptors import FunctionAdaptor, ModuleOutputs, ModulePathAdaptor
 from stillhouse.errors import OutputError, PlanError
-from stillhouse.types import ALL_LOGITS, LABELS, LOGITS, USER_LOSSES, Key
+from stillhouse.types import ALL_LOGITS, LABELS, LOGITS, USER_LOSSES, Key, module_key
 
 IDS = torch.tensor([[1, 2, 3], [4, 5, 0]])
 MASK = torch.tensor([[1, 1, 1], [1, 1, 0]])
@@ -143,7 +143,7 @@ def test_declared_masks_are_those_that_a_run_returns() -> None:
 
 
 def test_paths_that_do_not_exist_are_refused_with_the_nearest() -> None:
-    with pytest.raises(PlanError, match=r"unknown module of Model 'layers.2': did you mean 'layers.[01]'"):
+    with pytest.raises(PlanError, match=r"Model has no module 'layers.2'; did you mean 'layers.[01]'\?"):
         ModulePathAdaptor(["embedding", "layers.2"]).check(Model(), frozenset({LOGITS}))
 
 
@@ -160,3 +160,77 @@ def test_only_a_version_names_it_across_processes() -> None:
     named = [ModulePathAdaptor([path], version=version) for path, version in (("a", "1"), ("b", "1"), ("a", "2"))]
     assert len({adaptor.fingerprint for adaptor in named}) == 3
     assert named[0].fingerprint == ModulePathAdaptor(["a"], version="1").fingerprint
+
+
+@pytest.mark.parametrize("named", [{"attention": ["layers.0.weights"]}, {"attention_scores": ["layers.0.weights"]}])
+def test_scores_are_those_of_a_named_module_or_the_logarithm_of_probabilities(named: dict[str, list[str]]) -> None:
+    model, key = Model(), Key("attention_scores", 0)
+    adaptor = ModulePathAdaptor(**named)
+    adaptor.check(model, frozenset({key}), is_trained=True)
+    embedded = model.embedding(IDS)
+    probabilities = (embedded @ embedded.transpose(1, 2)).softmax(dim=-1)
+    found = adaptor.run(model, (IDS,), frozenset({key}), {}).features[key]
+    torch.testing.assert_close(found, probabilities.log() if "attention" in named else probabilities)
+
+
+class Branching(Model):
+    """Leaves its last layer out, and has a module without a tensor to give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.talk = nn.Module()
+        self.talk.forward = lambda states: "text"
+
+    def forward(self, input_ids: Tensor, attention_mask: Any = None, scale: float = 1.0) -> Any:
+        states, _ = self.layers[0](self.embedding(input_ids))
+        self.talk(states)
+        return self.head(states)
+
+
+@pytest.mark.parametrize(("path", "message"), [
+    ("layers.1", "the forward of Branching did not reach layers.1"),
+    ("talk", "talk of Branching gave str, not a tensor"),
+])
+def test_a_module_that_gives_nothing_is_named(path: str, message: str) -> None:
+    by_layer = ModulePathAdaptor(hidden=[path]), Key("hidden", 0)
+    by_path = ModuleOutputs(FunctionAdaptor(lambda batch, outputs: {"logits": outputs})), module_key(path)
+    for adaptor, key in (by_layer, by_path):
+        adaptor.check(Branching(), frozenset({key}))
+        with pytest.raises(OutputError, match=message):
+            adaptor.run(Branching(), (IDS,), frozenset({LOGITS, key}), {})
+
+
+# Beside another adaptor
+
+
+INNER = FunctionAdaptor(lambda batch, outputs: {"logits": outputs, "hidden": [outputs]}, version="1")
+
+
+def test_module_outputs_stand_beside_what_the_inner_adaptor_gives() -> None:
+    model, key = Model(), module_key("layers.0")
+    signals = ModuleOutputs(INNER).run(model, (IDS,), frozenset({LOGITS, key}), {"scale": 2.0})
+    assert set(signals.features) == {LOGITS, key}
+    assert signals.features[key].equal(model.layers[0](model.embedding(IDS))[0]), "the first of a tuple"
+    assert signals.features[LOGITS].equal(model(IDS, scale=2.0)) and num_hooks(model) == 0
+    assert signals.masks["inputs"].tolist() == [[True] * 3] * 2, "without a mask every position counts"
+
+
+def test_masks_and_names_are_the_inner_adaptors() -> None:
+    def masks(batch: Any) -> dict[str, Tensor]:
+        return {"inputs_mask": MASK}
+
+    declared = FunctionAdaptor(lambda batch, outputs: {"logits": outputs}, masks=masks, version="2")
+    for inner in (INNER, declared):
+        outer = ModuleOutputs(inner)
+        assert (outer.declares_masks, outer.fingerprint) == (inner.declares_masks, inner.fingerprint)
+    assert ModuleOutputs(declared).masks((IDS,)) == {"inputs": MASK}
+    found = ModuleOutputs(declared).run(Model(), (IDS,), frozenset({LOGITS, module_key("embedding")}), {})
+    assert found.masks["inputs"] is MASK
+
+
+def test_the_width_of_a_linear_module_is_known_and_its_path_is_checked() -> None:
+    outer = ModuleOutputs(INNER)
+    assert outer.width(Model(), module_key("head")) == 5
+    assert outer.width(Model(), module_key("layers.0")) is outer.width(Model(), LOGITS) is None
+    with pytest.raises(PlanError, match="Model has no module 'hed'; did you mean 'head'"):
+        outer.check(Model(), frozenset({LOGITS, module_key("hed")}))

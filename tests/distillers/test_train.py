@@ -39,7 +39,8 @@ def trained(distiller: Any, loader: Any, lr: float = 0.1, **length: Any) -> Tens
 
 def by_hand(data: Any, steps: int, accumulation: int = 1, lr: float = 0.1) -> Tensor:
     """Plain gradient descent on the KD loss, ``accumulation`` batches at a time, over and over; a shorter rest at the
-    data's end is a step of its own if ``accumulation`` does not divide it."""
+    data's end is a step of its own if ``accumulation`` does not divide it.
+    """
     models = teacher(), student()
     groups = [data[i:i + accumulation] for i in range(0, len(data), accumulation)]
     for step in range(steps):

@@ -122,7 +122,7 @@ def sgd(model: nn.Module, lr: float = 0.1) -> torch.optim.SGD:
 
 
 def weights(model: nn.Module) -> Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    return torch.cat([torch.empty(0), *(parameter.detach().flatten() for parameter in model.parameters())])
 
 
 def kd(s: Tensor, t: Tensor, temperature: float = 4.0) -> Tensor:

@@ -245,6 +245,42 @@ def test_members_that_also_give_labels_can_be_averaged() -> None:
     assert set(source.signals(BATCH, frozenset({ALL_LOGITS}))) == {LOGITS}
 
 
+@pytest.mark.parametrize("chosen", [0, 2])
+def test_layers_are_those_of_the_chosen_member(chosen: int) -> None:
+    members = [LiveTeacher(bert(seed), HuggingFaceAdaptor("rows")) for seed in range(3)]
+    source = EnsembleTeacher(members, [1.0, 2.0, 3.0], layers_from=chosen)
+    keys = frozenset({LOGITS, Key("hidden", 1), Key("attention", 0)})
+    answer = source.signals(BATCH, keys)
+    assert set(answer) == keys
+    own = members[chosen].signals(BATCH, keys)
+    assert all(answer[key].equal(own[key]) for key in keys - {LOGITS})
+    without = EnsembleTeacher(members, [1.0, 2.0, 3.0]).signals(BATCH, frozenset({LOGITS}))
+    assert answer[LOGITS].equal(without[LOGITS]) and source.width(Key("hidden", 1)) == 8
+
+
+def test_only_the_chosen_member_is_asked_for_layers_and_none_without_a_choice() -> None:
+    live = LiveTeacher(bert(0), HuggingFaceAdaptor("rows"))
+    silent = LiveTeacher(Tagger(), FunctionAdaptor(lambda batch, outputs: {"logits": outputs[:, 0, :3]}))
+    keys = frozenset({LOGITS, Key("hidden", 1)})
+    assert set(EnsembleTeacher([silent, live], layers_from=1).signals(BATCH, keys)) == keys
+    EnsembleTeacher([live, live], layers_from=0).check(keys)
+    with pytest.raises(PlanError, match=r"cannot give hidden\[1\]: .*layers_from=0, in MultiTeacherDistiller"):
+        EnsembleTeacher([live, live]).check(keys)
+    with pytest.raises(PlanError, match="hidden state 3 does not exist"):
+        EnsembleTeacher([live, live], layers_from=1).check(frozenset({Key("hidden", 3)}))
+    for number in (2, -1):
+        with pytest.raises(PlanError, match=f"of teacher {number}, and there are 2: 0 to 1"):
+            EnsembleTeacher([live, live], layers_from=number)
+
+
+def test_whose_layers_are_given_is_part_of_an_ensembles_name() -> None:
+    live = [LiveTeacher(bert(seed), HuggingFaceAdaptor("rows")) for seed in range(2)]
+    sources = [EnsembleTeacher(live, layers_from=number) for number in (None, 0, 1)]
+    assert len({source.fingerprint for source in sources}) == 3
+    mapped = sources[2].map_leaves(lambda leaf: leaf)
+    assert mapped.fingerprint == sources[2].fingerprint
+
+
 def test_members_with_different_numbers_of_heads_are_refused() -> None:
     one = FunctionAdaptor(lambda batch, outputs: {"logits": outputs})
     source = EnsembleTeacher([LiveTeacher(Tagger(), one), LiveTeacher(Tagger(), FunctionAdaptor(two_heads))])

@@ -71,10 +71,10 @@ def test_tasks_are_drawn_from_numpys_state_by_size_to_the_power_of_tau() -> None
         assert drawn(TaskSource(loaders, tau), 50) == wanted
 
 
-def test_drawing_leaves_numpys_own_state_alone() -> None:
+def test_a_second_source_goes_on_drawing_where_the_first_stopped() -> None:
     np.random.seed(7)
-    drawn(TaskSource({"a": [1], "b": [1]}), 20)
-    assert np.random.rand() == np.random.RandomState(7).rand()
+    found = [task for n in (20, 30) for task in drawn(TaskSource({"a": [1], "b": [1]}), n)]
+    assert found == [["a", "b"][i] for i in np.random.RandomState(7).choice(2, p=[0.5, 0.5], size=50)]
 
 
 def test_an_empty_task_is_said() -> None:
@@ -86,11 +86,11 @@ def test_an_empty_task_is_said() -> None:
 
 
 def test_every_rank_draws_from_rank_zeros_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    zero = np.random.RandomState(99).get_state()
+    zero = np.random.RandomState(99).get_state(), [0.25, 0.75]
     monkeypatch.setattr(sources.distributed, "same_on_all", lambda value: zero)
     np.random.seed(1)
-    assert drawn(TaskSource({"a": [1], "b": [1]}), 30) == [["a", "b"][i] for i in
-                                                         np.random.RandomState(99).choice(2, p=[0.5, 0.5], size=30)]
+    wanted = [["a", "b"][i] for i in np.random.RandomState(99).choice(2, p=[0.25, 0.75], size=30)]
+    assert drawn(TaskSource({"a": [1], "b": [1]}), 30) == wanted
 
 
 def test_a_tasks_share_is_that_of_its_micro_batches_not_of_its_tokens() -> None:
