@@ -201,3 +201,26 @@ def test_the_old_import_paths_lead_to_the_same_things() -> None:
     assert configurations.TrainingConfig is TrainingConfig and presets.KD_LOSS_MAP is stillhouse.KD_LOSS_MAP
     assert losses.kd_ce_loss is stillhouse.KD_LOSS_MAP["ce"] and schedulers.linear_decay_weight_scheduler(0.25) == 0.75
     assert callable(data_utils.masking) and callable(utils.display_parameters)
+
+
+def test_files_of_the_original_load_unchanged(tmp_path: Path) -> None:
+    training = {"gradient_accumulation_steps": 2, "ckpt_frequency": 2, "ckpt_epoch_frequency": 1, "ckpt_steps": None,
+                "log_dir": None, "output_dir": "./saved_models", "device": "cuda", "fp16": False,
+                "fp16_opt_level": "O1", "data_parallel": False, "local_rank": -1}
+    distillation = {
+        "temperature": 8, "temperature_scheduler": "none", "hard_label_weight": 0,
+        "hard_label_weight_scheduler": "none", "kd_loss_type": "ce", "kd_loss_weight": 1, "kd_loss_weight_scheduler": "none", "probability_shift": False,
+        "is_caching_logits": False, "intermediate_matches": [
+            {"layer_T": 0, "layer_S": 0, "feature": "hidden", "loss": "hidden_mse", "weight": 1,
+             "proj": ["linear", 312, 768]},
+            {"layer_T": 4, "layer_S": 1, "feature": "attention", "loss": "attention_mse", "weight": 1},
+            {"layer_T": [0, 0], "layer_S": [0, 0], "feature": "hidden", "loss": "mmd", "weight": 1}]}
+    for config, values in ((TrainingConfig, training), (DistillationConfig, distillation)):
+        path = tmp_path / f"{config.__name__}.json"
+        path.write_text(json.dumps(values))
+        loaded = config.from_json_file(path).to_dict()
+        for name, value in values.items():
+            if name != "intermediate_matches":
+                assert loaded[name] == (None if value == "none" else value), name
+    matches = DistillationConfig.from_dict(distillation).intermediate_matches
+    assert [match.loss for match in matches] == ["hidden_mse", "attention_mse", "mmd"]
