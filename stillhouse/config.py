@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import yaml
 from pydantic import (
     BaseModel,
@@ -26,6 +27,8 @@ from stillhouse.errors import ConfigError, unknown_name
 
 Positive = Annotated[int, Field(gt=0)]
 Folder = Annotated[str | Path, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
+Device = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, torch.device) else value)]
+Listed = BeforeValidator(lambda value: list(value) if isinstance(value, tuple) else value)
 NameOrNone = Annotated[str | None, BeforeValidator(lambda value: None if value == "none" else value)]
 
 
@@ -54,6 +57,10 @@ class Config(BaseModel):
         except ValidationError as error:
             name = type(self).__name__
             raise ConfigError(f"{name}: {validation_message(error, list(type(self).model_fields), name)}") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise ConfigError(f"{type(self).__name__} is frozen; make another one with {name}={value!r}, as in "
+                          f"type(config)(**(config.to_dict() | {{{name!r}: {value!r}}}))")
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Self:
@@ -103,7 +110,7 @@ class TrainingConfig(Config):
     """Folder for TensorBoard files; None writes none."""
     output_dir: Folder | None = "./saved_models"
     """Folder for checkpoints, made when training starts; None keeps none."""
-    device: str = "auto"
+    device: Device = "auto"
     """``auto`` (CUDA, else the CPU), ``cpu``, ``cuda``, ``cuda:1``."""
     fp16: bool = False
     """The original's name for ``precision="fp16"``."""
@@ -138,9 +145,9 @@ class TrainingConfig(Config):
 class IntermediateMatch(Config):
     """A loss between layers of the two models, by number, or between two of their modules, by path."""
 
-    layer_T: int | list[int] | None = None
+    layer_T: Annotated[int | list[int] | None, Listed] = None
     """Index into the teacher adaptor's list, or a list of such; negative counts from the end."""
-    layer_S: int | list[int] | None = None
+    layer_S: Annotated[int | list[int] | None, Listed] = None
     """Index into the student adaptor's list, or a list of such."""
     module_T: str | None = None
     """Instead of a layer: the path of a module of the teacher, such as ``bert.pooler``, whose output is compared."""
@@ -152,7 +159,7 @@ class IntermediateMatch(Config):
     """A name in MATCH_LOSS_MAP."""
     feature: str | None = None
     """What the layers are of: ``hidden`` or ``attention``, or another name in FEATURES."""
-    proj: list[Any] | None = None
+    proj: Annotated[list[Any] | None, Listed] = None
     """``[name, dim_S, dim_T]`` or ``[name, dim_S, dim_T, {optimizer options}]``, name in PROJ_MAP."""
 
     @field_validator("loss")
@@ -201,12 +208,14 @@ class IntermediateMatch(Config):
             raise ValueError(f"{self.loss} compares {kind.reads}, and the feature is {self.feature!r}{hint}")
         if kind.reads == "attention" and self.proj is not None:
             raise ValueError(f"{self.loss} compares attention maps, which need no projection; drop proj")
+        if self.module_T is not None and (kind.reads == "attention" or kind.num_layers != 1):
+            raise ValueError(f"{self.loss} is no loss between two modules; hidden_mse, cos, pkd and functions of your "
+                             "own are")
         wanted = kind.num_layers
         numbers = {len(layers) if isinstance(layers, list) else 1 for layers in (self.layer_T, self.layer_S)}
         if wanted is not None and numbers != {wanted}:
             example = "one layer, such as 8" if wanted == 1 else f"a list of {wanted} layers, such as {[8] * wanted}"
-            what = "by layers, not by modules: " if self.module_T is not None else ""
-            raise ValueError(f"{self.loss} is given {what}{example}, for the teacher and for the student")
+            raise ValueError(f"{self.loss} is given {example}, for the teacher and for the student")
         return self
 
 

@@ -19,11 +19,12 @@ class LayerPair(NamedTuple):
 
 
 def uniform(teacher_depth: int, student_depth: int) -> tuple[LayerPair, ...]:
-    """Evenly spread, embeddings and last layers included; halves are rounded up.
+    """Evenly spread, embeddings and last layers included; halves are rounded up. Raises `PlanError` for a depth of 0.
 
     >>> [tuple(pair) for pair in uniform(12, 3)]
     [(0, 0), (4, 1), (8, 2), (12, 3)]
     """
+    _require_layers(teacher_depth, student_depth)
     return tuple(
         LayerPair((2 * i * teacher_depth + student_depth) // (2 * student_depth), i) for i in range(student_depth + 1)
     )
@@ -50,7 +51,7 @@ def resolve(
 ) -> tuple[LayerPair, ...]:
     """The pairs behind a name or a list of ``[teacher, student]`` (negative numbers count from the top).
 
-    Raises `PlanError` for an unknown name or a layer that does not exist.
+    Raises `PlanError` for an unknown name, a layer that does not exist and, with a name, a depth of 0.
     """
     if isinstance(layers, str):
         if layers not in LAYER_MAPS:
@@ -75,7 +76,15 @@ def _existing(layer: int, depth: int, side: str) -> int:
     return resolved
 
 
+def _require_layers(teacher_depth: int, student_depth: int) -> None:
+    for side, depth in (("teacher", teacher_depth), ("student", student_depth)):
+        if depth < 1:
+            raise PlanError(f"{side}_depth={depth}: a layer map needs a {side} with at least 1 layer, embeddings not "
+                            "counted; give the number of its layers")
+
+
 def _require_no_deeper(name: str, teacher_depth: int, student_depth: int) -> None:
+    _require_layers(teacher_depth, student_depth)
     if student_depth > teacher_depth:
         raise PlanError(
             f"layer map {name!r} needs a student no deeper than the teacher "

@@ -82,14 +82,16 @@ def match_layers(
         weight: of each match.
         proj: as in `IntermediateMatch`.
 
-    A loss between any number of layers (emd) takes all of both sides, in one match. Raises `PlanError` for layers that
-    do not exist, `ConfigError` for an unknown loss.
+    A loss between any number of layers (emd) takes all of both sides, in one match, whichever map is named. Raises
+    `PlanError` for a map or layers that do not exist, `ConfigError` for an unknown loss and for pairs that emd would
+    not keep to.
 
     >>> [(m["layer_T"], m["layer_S"]) for m in match_layers("uniform", "hidden_mse", teacher_depth=6, student_depth=2)]
     [(0, 0), (3, 1), (6, 2)]
     """
     kind = match_kind(loss)
     if kind is not None and kind.num_layers is None:
+        _require_named_map(layers, loss, teacher_depth, student_depth)
         layers_T, layers_S = list(range(teacher_depth + 1)), list(range(student_depth + 1))
         return [{"layer_T": layers_T, "layer_S": layers_S, "feature": "hidden", "loss": loss, "weight": weight,
                  "proj": proj}]
@@ -110,6 +112,14 @@ def layer_pairs(layers: str | Iterable[Sequence[int]], loss: str, *, teacher_dep
     if not isinstance(layers, str) and any(0 in pair for pair in pairs):
         raise ConfigError(f"{loss}: layer 0 is the embeddings, which have no attention map; layers count from 1")
     return tuple(pair for pair in pairs if 0 not in pair)
+
+
+def _require_named_map(layers: str | Iterable[Sequence[int]], loss: str, teacher_depth: int,
+                       student_depth: int) -> None:
+    if not isinstance(layers, str):
+        raise ConfigError(f"{loss} takes all layers and finds the pairs itself; write 'uniform' instead of pairs, or "
+                          "the layers of each side as layer_T and layer_S of a match of your own")
+    resolve(layers, teacher_depth=teacher_depth, student_depth=student_depth)
 
 
 def _settings(pair: LayerPair, loss: str, weight: float, proj: list[Any] | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.errors import OutputError, PlanError
-from stillhouse.losses.base import Loss, Width
+from stillhouse.losses.base import Loss, SumOverRanks, Width
 from stillhouse.needs import Needs
 from stillhouse.schedules import Constant, Schedule, is_always_zero
 from stillhouse.types import ALL_LOGITS, LABELS, LOGITS, Features, Key, Masks, Over, Progress, logits_mask_name
@@ -66,7 +66,7 @@ class Objective(nn.Module):
         super().__init__()
         terms = list(terms)
         self.terms = {term.name: term for term in terms}
-        self.losses = nn.ModuleDict({name.replace(".", "_"): term.loss for name, term in self.terms.items()})
+        self.losses = nn.ModuleDict({name.replace(".", "/"): term.loss for name, term in self.terms.items()})
         if len(self.losses) == 0 or len(self.losses) != len(terms):
             raise PlanError("an objective needs at least one term, each with a name of its own")
 
@@ -132,10 +132,14 @@ class Objective(nn.Module):
         over = self.terms[part.term].loss.over
         return over if part.head == 0 else Over(over.unit, logits_mask_name(part.head))
 
-    def after_step(self) -> None:
+    def after_step(self, sum_over_ranks: SumOverRanks) -> None:
         """Called after each optimizer step, for losses that learn from what they saw."""
         for term in self.terms.values():
-            term.loss.after_step()
+            term.loss.after_step(sum_over_ranks)
+
+    def may_train(self) -> bool:
+        """Whether any term ever gives a gradient."""
+        return any(not term.monitored and not is_always_zero(term.weight) for term in self.terms.values())
 
     def depends_on_batches(self) -> list[str]:
         """The terms whose value depends on how rows are grouped into micro-batches."""

@@ -30,6 +30,10 @@ class Distillation:
 
     def __post_init__(self) -> None:
         for task, objective in self.objective.tasks():
+            if not objective.may_train():
+                place = "" if task == "default" else f" of task {task!r}"
+                raise PlanError(f"all weights{place} are 0, so there is nothing to learn from; raise one, such as "
+                                "kd_loss_weight, hard_label_weight or the weight of a match")
             needs, adaptor, teacher = objective.needs(), self.adaptor_for(task), self.teacher.for_task(task)
             teacher.check(needs.teacher)
             adaptor.check(self.student, needs.student, is_trained=True)

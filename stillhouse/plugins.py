@@ -30,6 +30,18 @@ def loaded_files() -> dict[str, str]:
     return dict(_loaded)
 
 
+def digests(paths: Iterable[str | Path]) -> dict[str, str]:
+    """The SHA-256 of each file, by its path as given: of what was loaded, or else of what is there, if anything is."""
+    found = {}
+    for path in paths:
+        file = Path(path).expanduser()
+        if str(file) in _loaded:
+            found[str(path)] = _loaded[str(file)]
+        elif file.is_file():
+            found[str(path)] = _digest(file)
+    return found
+
+
 def load_files(paths: Iterable[str | Path]) -> None:
     """Run each file, once for each content. Raises `ConfigError` for one that is not there or fails."""
     for path in paths:
@@ -40,7 +52,7 @@ def _load_file(path: Path) -> None:
     if path.suffix != ".py" or not path.is_file():
         raise ConfigError(f"plugins: {str(path)!r} is no Python file; give a path from the current directory, as in "
                           "plugins: [my_losses.py]")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = _digest(path)
     if _loaded.get(str(path)) == digest:
         return
     name = f"stillhouse_plugin_{path.stem}_{digest[:8]}"
@@ -57,6 +69,10 @@ def _load_file(path: Path) -> None:
         place = f", line {line}" if line else ""
         raise ConfigError(f"plugins: {path} failed{place}: {type(error).__name__}: {error}") from error
     _loaded[str(path)] = digest
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @lru_cache(maxsize=1)

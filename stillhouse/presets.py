@@ -76,11 +76,11 @@ class MatchPreset:
         student, teacher = ([as_tokens(state) if self.loss.reads == "hidden" else state for state in _as_list(side)]
                             for side in (state_S, state_T))
         length = student[0].shape[1 if self.loss.reads == "hidden" else -1]
-        if mask is None or self.loss.ignores_mask:
+        if mask is None or self.loss.first_only:
             mask = torch.ones(len(student[0]), length, dtype=torch.bool, device=student[0].device)
         elif length == 1:  # one vector a row
             mask = mask.ne(0).any(dim=1, keepdim=True)
-        count = self.loss.unit.count(mask).clamp_min(1).to(student[0])
+        count = self.loss.unit.count(mask).clamp_min(1).to(upcast(student[0]))
         student_keys, teacher_keys = ([Key("state", i) for i in range(len(side))] for side in (student, teacher))
         loss = self.loss(student_keys, teacher_keys)
         return loss.masked_total(student, teacher, mask) / count
@@ -173,9 +173,11 @@ _MAPS: dict[str, MutableMapping[str, Callable[..., Any]]] = {
 
 
 def register_new(map_name: str, name: str, func: Callable[..., Any]) -> None:
-    """Add a named choice. Raises `ConfigError` for an unknown map."""
+    """Add a named choice. Raises `ConfigError` for an unknown map, and for what cannot be called."""
     if map_name not in _MAPS:
         raise ConfigError(unknown_name("map", map_name, _MAPS))
+    if not callable(func):
+        raise ConfigError(f"register_new({map_name!r}, {name!r}, ...): {func!r} cannot be called; give a function")
     _MAPS[map_name][name] = func
 
 

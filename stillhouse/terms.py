@@ -129,10 +129,10 @@ def _path(module: nn.Module | str, model: nn.Module) -> str:
         return module
     path: str
     for path, candidate in model.named_modules():
-        if candidate is module:
+        if candidate is module and path:
             return path
-    raise PlanError(f"a custom match names a {type(module).__name__} that is no module of {type(model).__name__}; "
-                    "give a module of the model itself, or its path")
+    raise PlanError(f"a custom match names a {type(module).__name__} that is no module inside {type(model).__name__}; "
+                    "give one of its modules, or the path of one")
 
 
 def _with_one_mask(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:

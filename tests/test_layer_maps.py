@@ -39,6 +39,14 @@ def test_a_deeper_student_is_refused_where_the_map_has_no_meaning(name: str) -> 
     assert len(resolve("uniform", teacher_depth=4, student_depth=5)) == 6
 
 
+@pytest.mark.parametrize("name", LAYER_MAPS)
+@pytest.mark.parametrize(("teacher", "student", "message"), [(4, 0, "student_depth=0"), (0, 2, "teacher_depth=0"),
+                                                             (4, -1, "student_depth=-1")])
+def test_a_model_without_layers_has_no_map(name: str, teacher: int, student: int, message: str) -> None:
+    with pytest.raises(PlanError, match=f"{message}: a layer map needs a .* at least 1 layer"):
+        resolve(name, teacher_depth=teacher, student_depth=student)
+
+
 def test_explicit_pairs_may_count_from_the_top() -> None:
     found = resolve([[0, 0], [4, 1], [-1, -1], (-13, -4)], teacher_depth=12, student_depth=3)
     assert found == ((0, 0), (4, 1), (12, 3), (0, 0))

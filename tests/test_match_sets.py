@@ -154,6 +154,20 @@ def test_transport_takes_all_layers_in_one_match(loss: str, name: str) -> None:
                       "weight": 0.5, "proj": ["linear", 6, 8]}]
 
 
+@pytest.mark.parametrize("loss", ["emd", "hidden_mse", "attention_ce"])
+def test_a_map_is_checked_for_every_loss(loss: str) -> None:
+    with pytest.raises(PlanError, match="unknown layer map 'firsst': did you mean 'first'"):
+        match_layers("firsst", loss, teacher_depth=4, student_depth=2)
+    for depths in ({"teacher_depth": 4, "student_depth": 0}, {"teacher_depth": 0, "student_depth": 2}):
+        with pytest.raises(PlanError, match=r"_depth=0: a layer map needs a \w+ with at least 1 layer"):
+            match_layers("uniform", loss, **depths)
+
+
+def test_pairs_for_a_loss_that_takes_all_layers_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"emd takes all layers .* write 'uniform' instead of pairs"):
+        match_layers([[4, 2]], "emd", teacher_depth=4, student_depth=2)
+
+
 def test_weight_and_projection_are_those_of_every_match() -> None:
     found = match_layers("last", "hidden_mse", teacher_depth=4, student_depth=2, weight=0.25, proj=["relu", 6, 8])
     assert [match["weight"] for match in found] == [0.25] * 3

@@ -73,7 +73,7 @@ def ensemble() -> EnsembleTeacher:
 
 @pytest.mark.parametrize(("make", "message"), [
     (lambda: plan(ForwardKL(), match(4, 2), teacher=ensemble()),
-     r"averages logits and cannot give hidden\[4\].*drop the intermediate matches, or distil from a single teacher"),
+     r"averages logits and cannot give hidden\[4\].*say whose layers to take"),
     (lambda: plan(ForwardKL(), teacher=NoTeacher()),
      r"needs logits\[0\] of a teacher, and there is none; give a teacher, or train with hard labels alone"),
     (lambda: plan(match(5, 2)), r"hidden state 5 does not exist: BertForSequenceClassification has 4 layers"),
@@ -143,7 +143,7 @@ def test_module_paths_are_checked_on_both_sides() -> None:
     objective = Objective([Term("match", match(0, 0))])
     Distillation(bert(), good, LiveTeacher(bert(), good), objective)
     for student, teacher in ((good, bad), (bad, good)):
-        with pytest.raises(PlanError, match=r"'bert.embedings': did you mean 'bert.embeddings'"):
+        with pytest.raises(PlanError, match=r"no module 'bert.embedings'; did you mean 'bert.embeddings'"):
             Distillation(bert(), student, LiveTeacher(bert(), teacher), objective)
 
 

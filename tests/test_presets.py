@@ -143,7 +143,7 @@ def test_a_match_preset_is_the_training_loss_s_sum_over_its_count(name: str, dty
     keys_s, keys_t = ([Key(side, i) for i in range(len(student))] for side in ("s", "t"))
     loss = match_loss(name, keys_s, keys_t)
     assert type(loss) is kind is match_kind(name)
-    used = torch.ones_like(mask) if kind.ignores_mask else mask
+    used = torch.ones_like(mask) if kind.first_only else mask
     total = loss(dict(zip(keys_s, student, strict=True)), dict(zip(keys_t, teacher, strict=True)), {"inputs": used})
     given: list[Any] = [side[0] if len(side) == 1 else side for side in (student, teacher)]
     found = preset(*given, mask=mask)
@@ -342,3 +342,17 @@ def test_one_vector_a_row_may_come_with_a_mask_of_positions() -> None:
     mask = torch.tensor([[1, 1, 0], [0, 0, 0], [1, 1, 1]])
     wanted = (student - teacher).square().mean(-1)[[0, 2]].mean()
     torch.testing.assert_close(MATCH_LOSS_MAP["hidden_mse"](student, teacher, mask=mask), wanted)
+
+
+@every_match
+def test_half_precision_does_not_overflow_in_the_count(name: str) -> None:
+    preset: Any = MATCH_LOSS_MAP[name]
+    long = torch.ones(4, 300)
+    width = (4, 2, 300, 300) if preset.loss.reads == "attention" else (4, 300, 8)
+    layers = preset.loss.num_layers or 2
+    student, teacher = ([torch.randn(width, generator=torch.Generator().manual_seed(i + 9 * side)).half()
+                         for i in range(layers)] for side in (0, 1))
+    given: list[Any] = [side[0] if layers == 1 else side for side in (student, teacher)]
+    full = [[t.float() for t in side] if isinstance(side, list) else side.float() for side in given]
+    wanted = preset(*full, mask=long)
+    torch.testing.assert_close(preset(*given, mask=long), wanted)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stillhouse.types import LABELS, USER_LOSSES, Features, Key, Masks, logits_mask_name, module_path
+from stillhouse.types import LABELS, USER_LOSSES, Features, Key, Masks, logits_mask_name
 
 
 class Signals(NamedTuple):
@@ -61,6 +61,13 @@ def call_model(model: nn.Module, inputs: Any, extra: Mapping[str, Any]) -> Any:
     return model(inputs, **extra)
 
 
+def holds_probabilities(maps: Tensor) -> bool:
+    """Whether attention maps (..., L, L) are probability distributions, for the most part: padding may have none."""
+    maps = maps.detach().float()
+    sums_to_one = (maps.sum(dim=-1) - 1).abs() < 1e-2
+    return bool((maps >= 0).all() and sums_to_one.float().mean() > 0.5)
+
+
 def log_probabilities(probabilities: Tensor) -> Tensor:
     """The logarithm, at least in float32; -87 or so where a probability is 0."""
     probabilities = probabilities if probabilities.dtype == torch.float64 else probabilities.float()
@@ -103,7 +110,7 @@ def _positions(features: Features) -> Tensor | None:
     for key, tensor in features.items():
         if key.kind.startswith("attention"):
             lengths[tensor.shape[-1]] = tensor
-        elif key.kind == "hidden" or module_path(key) is not None:
+        elif key.kind not in ("logits", "labels", "losses") and tensor.dim() > 1:
             lengths[tensor.shape[1] if tensor.dim() > 2 else 1] = tensor
     return _ones(lengths[max(lengths)], max(lengths)) if lengths else None
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillhouse.adaptors.base import Adaptor, Signals, call_model, masks_from_features
+from stillhouse.adaptors.base import Adaptor, Signals, call_model, holds_probabilities, masks_from_features
 from stillhouse.errors import OutputError, unknown_name
 from stillhouse.types import ALL_LOGITS, ATTENTION_SCORES, LABELS, USER_LOSSES, Key, Masks, logits_mask_name
 
@@ -58,10 +58,15 @@ class FunctionAdaptor(Adaptor):
         results = self.function(inputs, outputs)
         if not isinstance(results, Mapping):
             raise OutputError(f"the adaptor returned {type(results).__name__}, not a dictionary")
-        self._warn_unknown(results)
+        self._warn_unknown(results, keys)
         features = self._features(results, keys)
         if self._masks is not None:
-            return Signals(features, self.masks(inputs))
+            masks = dict(self.masks(inputs))
+            if "logits" in masks:  # one mask serves all heads
+                heads = [key.index for key in features if key.kind == "logits"]
+                shared = {logits_mask_name(head): masks["logits"] for head in heads if isinstance(head, int)}
+                masks = {**shared, **masks}
+            return Signals(features, masks)
         return Signals(features, masks_from_features(features, _named_masks(results)))
 
     def _features(self, results: Mapping[str, Any], keys: frozenset[Key]) -> dict[Key, Tensor]:
@@ -89,22 +94,17 @@ class FunctionAdaptor(Adaptor):
         scores = _layer(results, key)
         if not self._looked_at_scores:
             self._looked_at_scores = True
-            if is_distribution(scores):
-                warnings.warn(f"the adaptor's {key} holds probabilities (every row sums to 1), and this loss applies a "
+            if holds_probabilities(scores):
+                warnings.warn(f"the adaptor's {key} holds probabilities (its rows sum to 1), and this loss applies a "
                               "softmax to scores; return the scores, or probabilities.clamp_min(1e-30).log()",
                               stacklevel=2)
         return scores
 
-    def _warn_unknown(self, results: Mapping[str, Any]) -> None:
-        for name in set(results) - set(ADAPTOR_KEYS) - set(_MASK_KEYS) - self._unknown_seen:
+    def _warn_unknown(self, results: Mapping[str, Any], keys: frozenset[Key]) -> None:
+        known = {*ADAPTOR_KEYS, *_MASK_KEYS, *(key.kind for key in keys)}  # users name features of their own
+        for name in set(results) - known - self._unknown_seen:
             self._unknown_seen.add(name)
             warnings.warn(f"{unknown_name('adaptor key', name, ADAPTOR_KEYS)}; it is ignored", stacklevel=2)
-
-
-def is_distribution(scores: Tensor) -> bool:
-    """Whether every row of attention maps (..., L, L) is a probability distribution."""
-    scores = scores.detach().float()
-    return bool((scores >= 0).all() and (scores.sum(dim=-1) - 1).abs().max() < 1e-2)
 
 
 def _as_list(value: Any) -> list[Tensor]:
@@ -121,8 +121,10 @@ def _layer(results: Mapping[str, Any], key: Key) -> Tensor:
     index = key.index
     assert isinstance(index, int)
     if not -len(layers) <= index < len(layers):
+        hint = f"entries, 0 to {len(layers) - 1}" if layers else (
+            "entries; models give attention maps only with attn_implementation='eager', and output_attentions")
         raise OutputError(f"the configuration matches {key}, but the adaptor's {key.kind!r} list has {len(layers)} "
-                          f"entries, 0 to {len(layers) - 1}")
+                          f"{hint}")
     tensor = layers[index]
     if not isinstance(tensor, Tensor):
         raise OutputError(f"the configuration matches {key}, but that entry of the adaptor's {key.kind!r} list is "

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from stillhouse.adaptors.base import Adaptor, Signals, call_model, labels_mask, log_probabilities
+from stillhouse.adaptors.base import Adaptor, Signals, call_model, holds_probabilities, labels_mask, log_probabilities
 from stillhouse.errors import OutputError, PlanError
 from stillhouse.needs import indices
 from stillhouse.types import ALL_LOGITS, ATTENTION_SCORES, LABELS, LOGITS, Key, Masks
@@ -19,7 +19,7 @@ _ROW_HEADS = ("ForSequenceClassification", "ForNextSentencePrediction")
 _TOKEN_HEADS = ("ForTokenClassification", "ForMaskedLM")
 _MAPS = ("attention", ATTENTION_SCORES)
 _OUTPUTS = {"hidden": "hidden_states", "attention": "attentions", ATTENTION_SCORES: "attentions"}
-ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout")
+ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 """What families call the dropout of attention probabilities in their configurations."""
 
 
@@ -39,6 +39,7 @@ class HuggingFaceAdaptor(Adaptor):
     def __init__(self, logits: Literal["rows", "tokens"]) -> None:
         self.logits = logits
         self.fingerprint = f"hugging-face/1 logits={logits}"
+        self._looked_at_maps = False
 
     @classmethod
     def for_model(cls, model: nn.Module) -> HuggingFaceAdaptor:
@@ -65,6 +66,9 @@ class HuggingFaceAdaptor(Adaptor):
                               f"{type(inputs).__name__}; give dictionaries, or a FunctionAdaptor")
         accepted = _accepted(type(model).forward)
         outputs = call_model(model, {k: v for k, v in inputs.items() if k != "labels" and k in accepted}, arguments)
+        if indices(keys, ATTENTION_SCORES) and not self._looked_at_maps:
+            self._looked_at_maps = True
+            _require_probabilities(model, outputs)
         features = {LOGITS if key == ALL_LOGITS else key: _pick(outputs, key) for key in keys - {LABELS}}
         if LABELS in keys and inputs.get("labels") is not None:
             features[LABELS] = inputs["labels"]
@@ -117,6 +121,16 @@ def _require_maps(model: nn.Module, needs_logarithm: bool) -> None:
     if needs_logarithm and dropout is not None:
         raise PlanError(f"the student's {dropout} is {getattr(config, dropout)}: dropout sets attention probabilities "
                         f"to 0, whose logarithm a loss cannot use; make the student with {dropout}=0.0")
+
+
+def _require_probabilities(model: nn.Module, outputs: Any) -> None:
+    """Raise `OutputError` unless the first map is what its logarithm is taken of."""
+    maps = outputs.get("attentions")
+    if maps and not holds_probabilities(maps[0]):
+        reason = "dropout of attention probabilities is on; make the student without it" if model.training else (
+            "the model returns scores or something else; give a FunctionAdaptor that returns the scores")
+        raise OutputError(f"the attention maps of {type(model).__name__} are no probabilities, whose rows sum to 1: "
+                          f"{reason}")
 
 
 def _pick(outputs: Any, key: Key) -> Tensor:

@@ -164,6 +164,10 @@ class Distiller:
         """Add to the user's optimizer what it lacks of the losses' parameters."""
         present = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         for group in self._parameter_groups():
+            unknown = set(group) - {"params"} - set(optimizer.defaults)
+            if unknown:
+                raise PlanError(f"proj: {type(optimizer).__name__} has no option {', '.join(sorted(unknown))}; known: "
+                                f"{', '.join(optimizer.defaults)}")
             if not any(id(parameter) in present for parameter in group["params"]):
                 optimizer.add_param_group(dict(group))
 

@@ -84,6 +84,10 @@ class MultiTaskDistiller(Distiller):
         every rank, and go on after a resume. A ``callback`` that returns ``{task: {metric: value}}`` has them logged as
         ``task/metric``.
         """
+        unknown = set(batch_postprocessors or {}) - set(self.model_T)
+        if unknown:
+            raise PlanError(f"batch_postprocessors are given for {sorted(unknown)}, and teachers for "
+                            f"{sorted(self.model_T)}")
         if set(dataloaders) != set(self.model_T):
             raise PlanError(f"loaders are given for {sorted(dataloaders)}, teachers for {sorted(self.model_T)}; "
                             "they must name the same tasks")

@@ -16,6 +16,7 @@ from stillhouse.errors import OutputError
 from stillhouse.needs import Needs
 from stillhouse.types import Features, Key, Masks, Over
 
+SumOverRanks = Callable[[Tensor], Tensor]
 Width = Callable[[Key], "int | None"]
 """The size of a tensor's last dimension if it is known before any data is seen, else None."""
 
@@ -55,8 +56,8 @@ class Loss(nn.Module, abc.ABC):
     def check(self, student_width: Width, teacher_width: Width) -> None:
         """Raise `PlanError` if the widths known before training cannot fit together."""
 
-    def after_step(self) -> None:
-        """Called after each optimizer step."""
+    def after_step(self, sum_over_ranks: SumOverRanks) -> None:
+        """Called after each optimizer step; what it is given adds a tensor up over all ranks."""
 
 
 def full_precision(tensor: Tensor) -> torch.autocast:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from stillhouse.errors import OutputError, PlanError
@@ -24,7 +25,8 @@ class FeatureLoss(MatchLoss, abc.ABC):
     def forward(self, student: Features, teacher: Features, masks: Masks) -> Tensor:
         mask_BL = mask_over(self, self.unit, [student[key] for key in self.student_keys], masks)
         given = zip(self.student_keys, layers_of(student, self.student_keys), strict=True)
-        projected = [self._projected(i, key, state_BLH, mask_BL) for i, (key, state_BLH) in enumerate(given)]
+        read_BL = self._read(mask_BL)
+        projected = [self._projected(i, key, state_BLH, read_BL) for i, (key, state_BLH) in enumerate(given)]
         wanted = layers_of(teacher, self.teacher_keys)
         for (s, key_s), (t, key_t) in self._pairs():
             self._check_shapes(f"{type(self).__name__} {key_s} with {key_t}", projected[s], wanted[t])
@@ -32,9 +34,18 @@ class FeatureLoss(MatchLoss, abc.ABC):
             return self.masked_total(projected, wanted, mask_BL)
 
     def masked_total(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask_BL: Tensor) -> Tensor:
+        read_BL = self._read(mask_BL)
         return self.total(
-            [blank(upcast(s), mask_BL) for s in student], [blank(upcast(t), mask_BL) for t in teacher], mask_BL
+            [blank(upcast(s), read_BL) for s in student], [blank(upcast(t), read_BL) for t in teacher], read_BL
         )
+
+    def _read(self, mask_BL: Tensor) -> Tensor:
+        """Which positions are read: those that the mask keeps, or the first of each row that keeps any."""
+        if not self.first_only:
+            return mask_BL
+        read_BL = torch.zeros_like(mask_BL, dtype=torch.bool)
+        read_BL[:, 0] = mask_BL.ne(0).any(dim=1)
+        return read_BL
 
     def check(self, student_width: Width, teacher_width: Width) -> None:
         for (s, key_s), (_, key_t) in self._pairs():

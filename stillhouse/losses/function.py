@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from stillhouse.losses.base import Loss, full_precision, one_or_list, upcast
+from stillhouse.losses.base import Loss, blank, full_precision, one_or_list, upcast
 from stillhouse.losses.logits import KDLoss
 from stillhouse.losses.match import mask_over
 from stillhouse.losses.temperature import Strategy, temperatures
@@ -52,7 +52,7 @@ class FunctionLoss(Loss):
     def forward(self, student: Features, teacher: Features, masks: Masks) -> Tensor:
         given = [student[key] for key in self.student_keys]
         mask_BL = mask_over(self, self.unit, given, masks)
-        projected: list[Tensor] = [self.projection(tensor) for tensor in given]
+        projected = [self._projected(tensor, mask_BL) for tensor in given]
         count = self.over.unit.count(mask_BL)
         if count == 0:
             return torch.stack([_zero(student_BLH) for student_BLH in projected]).sum()
@@ -63,6 +63,13 @@ class FunctionLoss(Loss):
                 mask=mask_BL,
             )
             return mean * count.to(mean.dtype)
+
+    def _projected(self, tensor: Tensor, mask_BL: Tensor) -> Tensor:
+        """What stands in padding must not reach the projection's own gradient."""
+        if isinstance(self.projection, nn.Identity):
+            return tensor
+        projected: Tensor = self.projection(blank(tensor, mask_BL) if tensor.dim() == 3 else tensor)
+        return projected
 
 
 class FunctionLogitsLoss(KDLoss):

@@ -40,7 +40,7 @@ class PKD(FeatureLoss):
 
     paper = "Sun et al. 2019, Patient Knowledge Distillation for BERT Model Compression, arXiv:1908.09355"
     unit = Unit.ROW
-    ignores_mask = True
+    first_only = True
 
     def total(self, student_BLH: Sequence[Tensor], teacher_BLH: Sequence[Tensor], mask_BL: Tensor) -> Tensor:
         first_BH = student_BLH[0][:, 0]

@@ -28,7 +28,7 @@ class MatchLoss(Loss, abc.ABC):
     num_layers: ClassVar[int | None] = 1  # how many layers a side; None: any number, which may differ
     reads: ClassVar[str] = "hidden"  # what kind of tensor, "hidden" or "attention"
     same_width: ClassVar[bool] = True  # whether student (projected) and teacher must be equally wide
-    ignores_mask: ClassVar[bool] = False  # whether a plain call leaves the mask out of account
+    first_only: ClassVar[bool] = False  # whether only the first position is read, of each row that keeps any
 
     def __init__(self, student: Sequence[Key], teacher: Sequence[Key], projection: nn.Module | None = None) -> None:
         super().__init__()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.errors import PlanError
+from stillhouse.losses.base import SumOverRanks
 from stillhouse.losses.features import FeatureLoss
 from stillhouse.losses.hidden import HiddenMSE
 from stillhouse.types import Key
@@ -55,13 +56,14 @@ class TransportLoss(FeatureLoss, abc.ABC):
     def total(self, student_BLH: Sequence[Tensor], teacher_BLH: Sequence[Tensor], mask_BL: Tensor) -> Tensor:
         distance = HiddenMSE.distance
         costs_ST = torch.stack([torch.stack([distance(s, t) for t in teacher_BLH[1:]]) for s in student_BLH[1:]])
-        means_ST = costs_ST.detach() / mask_BL.ne(0).sum().clamp_min(1)
+        count = int(mask_BL.ne(0).sum())
+        means_ST = costs_ST.detach() / max(count, 1)
         flow_ST = cheapest_flow(means_ST, *self.layer_weights())
-        self.learn(means_ST, flow_ST)
+        self.learn(means_ST, flow_ST, count)
         return (flow_ST * costs_ST).sum() + distance(student_BLH[0], teacher_BLH[0])
 
-    def learn(self, costs_ST: Tensor, flow_ST: Tensor) -> None:
-        """Told of the mean cost of each pair of layers and of what flows between them."""
+    def learn(self, costs_ST: Tensor, flow_ST: Tensor, count: float) -> None:
+        """Told of the mean cost of each pair of layers, of what flows between them, and over how many positions."""
 
 
 class EMD(TransportLoss):
@@ -76,43 +78,61 @@ class CostAttentionEMD(TransportLoss):
     """Transport between layers whose weights follow from what moving them costs (cost attention).
 
     All layers start alike. After each optimizer step a layer's unit cost is what its weight cost to move, divided by
-    that weight; the new weights are ``softmax(sum of unit costs / unit cost / temperature)`` of each side, so that
-    layers that are cheap to move count for more. The weights are buffers: saved, resumed and the same on every rank.
+    that weight, over all micro-batches and ranks of the step; the weights of each side go some of the way to the
+    softmax of the inverse unit costs, so that layers that are cheap to move count for more. The weights are buffers:
+    saved, resumed and the same on every rank. See `cost_attention` for where this differs from the paper.
     """
 
-    temperature = 1.0
     student_weights: Tensor
     teacher_weights: Tensor
 
     def __init__(self, student: Sequence[Key], teacher: Sequence[Key], projection: nn.Module | None = None) -> None:
         super().__init__(student, teacher, projection)
-        for side, keys in (("student", self.student_keys), ("teacher", self.teacher_keys)):
-            layers = len(keys) - 1
-            self.register_buffer(f"{side}_weights", torch.full((layers,), 1 / layers, dtype=torch.float64))
-        self._last: tuple[Tensor, Tensor] | None = None
+        layers = [len(keys) - 1 for keys in (self.student_keys, self.teacher_keys)]
+        for side, number in zip(("student", "teacher"), layers, strict=True):
+            self.register_buffer(f"{side}_weights", torch.full((number,), 1 / number, dtype=torch.float64))
+        self._moved_ST, self._count = torch.zeros(layers, dtype=torch.float64), 0.0
 
     def layer_weights(self) -> tuple[Tensor, Tensor]:
         return self.student_weights, self.teacher_weights
 
-    def learn(self, costs_ST: Tensor, flow_ST: Tensor) -> None:
-        self._last = costs_ST, flow_ST
+    def learn(self, costs_ST: Tensor, flow_ST: Tensor, count: float) -> None:
+        self._moved_ST += count * (costs_ST * flow_ST).double().cpu()
+        self._count += count
 
-    def after_step(self) -> None:
-        if self._last is None:
+    def after_step(self, sum_over_ranks: SumOverRanks) -> None:
+        seen = torch.cat([self._moved_ST.flatten(), torch.tensor([self._count], dtype=torch.float64)])
+        seen = sum_over_ranks(seen)
+        moved_ST, count = seen[:-1].view_as(self._moved_ST), float(seen[-1])
+        self._moved_ST, self._count = torch.zeros_like(self._moved_ST), 0.0
+        if count == 0:
             return
-        moved_ST = (self._last[0] * self._last[1]).double()
         for axis, weights in ((1, self.student_weights), (0, self.teacher_weights)):
-            weights.copy_(cost_attention(moved_ST.sum(dim=axis).to(weights), weights, self.temperature))
-        self._last = None
+            weights.copy_(cost_attention(moved_ST.sum(dim=axis) / count, weights.cpu()))
 
 
-def cost_attention(moved: Tensor, weights: Tensor, temperature: float) -> Tensor:
-    """New weights of one side's layers, from what was paid to move the old ones. All shapes are (layers,)."""
+PACE = 0.1
+"""How much of the way weights go in a step. All at once, they swing for ever between layers that take turns at being
+cheap because little has to be moved."""
+
+LEAST = 1e-3
+"""The share of the weight that all layers have in equal parts, whatever they cost; with none, nothing would be moved
+and its cost could not be known."""
+
+
+def cost_attention(moved: Tensor, weights: Tensor) -> Tensor:
+    """New weights of one side's layers, from what was paid to move the old ones. All shapes are (layers,).
+
+    With unit costs C = moved / weights, the paper takes ``softmax(sum(C) / C)``. Here the inverse costs are divided by
+    their mean instead of multiplied by a sum, so that they are at most the number of layers: a student that starts as a
+    copy of the teacher's layers has unit costs near 0, and the paper's formula puts all weight on one of them.
+    """
     if not moved.sum() > 0:
         return weights
-    tiny = torch.finfo(moved.dtype).eps
-    unit_costs = (moved / weights.clamp_min(tiny)).clamp_min(tiny)
-    return (unit_costs.sum() / unit_costs / temperature).softmax(dim=0)
+    unit_costs = moved / weights
+    inverse = 1 / unit_costs.clamp_min(1e-6 * float(unit_costs.max()))
+    wanted = (1 - LEAST) * (inverse / inverse.mean()).softmax(dim=0) + LEAST / len(weights)
+    return weights + PACE * (wanted - weights)
 
 
 def cheapest_flow(costs_ST: Tensor, supply_S: Tensor, demand_T: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from stillhouse.losses import ForwardKL, HardLabels, Loss
 from stillhouse.match_sets import layer_pairs
 from stillhouse.objective import Objective, Term
 from stillhouse.presets import PROJ_MAP, WEIGHT_SCHEDULER, kd_loss, match_kind, match_loss, strategy_of
-from stillhouse.recipe.schema import DistillationSection, MatchSection
+from stillhouse.recipe.distillation_schema import DistillationSection, MatchSection
 from stillhouse.schedules import Constant, OfFraction, Schedule
 from stillhouse.types import Key, module_key
 

@@ -15,7 +15,7 @@ from stillhouse.adaptors import ModuleOutputs
 from stillhouse.errors import ConfigError, PlanError, UsageError, unknown_name
 from stillhouse.plan import Distillation
 from stillhouse.recipe import fitting, teacher_store
-from stillhouse.recipe.attention_maps import give_attention_maps, reads_attention, trained_on_attention_maps
+from stillhouse.recipe.attention_maps import compares_attention, give_attention_maps, trained_on_attention_maps
 from stillhouse.recipe.caching import CachePlan, plan_cache
 from stillhouse.recipe.fitting import Ground
 from stillhouse.recipe.objectives import distillation_objective, supervised_objective
@@ -36,6 +36,14 @@ class Loaded(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
 
 
+class NewStudent(NamedTuple):
+    """An untrained student on the CPU, a line that says what it is, and the attention dropouts it goes without."""
+
+    model: PreTrainedModel
+    origin: str
+    attention_dropouts: Mapping[str, float]
+
+
 StandIns = Mapping[str, Loaded]
 """For paths that an earlier stage has yet to write: a model of the same shape with the same tokenizer."""
 
@@ -47,6 +55,7 @@ class Distilling:
     Attributes:
         student: on the CPU, untrained.
         origin: a line that says what the student is.
+        attention_dropouts: those of the student's configuration, if it is trained without them.
         starts_from: ``"the teacher's layers"``, ``"scratch"`` or the path of a model.
         plan: the student, the live teacher and the objective, checked against each other.
         cache: how the teacher's answers are kept.
@@ -54,6 +63,7 @@ class Distilling:
 
     student: PreTrainedModel
     origin: str
+    attention_dropouts: Mapping[str, float]
     starts_from: str
     plan: Distillation
     cache: CachePlan
@@ -141,19 +151,17 @@ def with_trained_teacher(prepared: Prepared, teacher: PreTrainedModel) -> Prepar
 def _distilling(recipe: Recipe, task: Task, teacher: Loaded, stand_ins: StandIns, precision: Precision,
                 rows: EncodedSplit, teacher_is_known: bool) -> Distilling:
     """Student, plan and cache. The teacher is known if it is what will teach, and nothing is to train it first."""
-    student, origin = make_student(recipe, task, teacher.model, teacher.tokenizer, stand_ins)
+    if compares_attention(recipe.distillation):
+        give_attention_maps(teacher.model)
+    student, origin, dropouts = make_student(recipe, task, teacher, stand_ins)
     with seeded(recipe.training.seed):  # the same seed gives the same projections
         objective = distillation_objective(recipe.distillation, teacher.model.config, student.config)
-    if reads_attention(objective):
-        give_attention_maps(teacher.model)
-        student, changed = trained_on_attention_maps(student)
-        origin += ", attention dropout off" if changed else ""
     source = LiveTeacher(teacher.model, ModuleOutputs(task.adaptor()), precision.autocast_dtype)
     plan = Distillation(student, ModuleOutputs(task.adaptor()), source, objective)
     cache = plan_cache(recipe.cache, recipe.cache_dtype, precision.autocast_dtype,
                        source.fingerprint if teacher_is_known else None, plan.needs()["default"].teacher, source.width,
                        rows.mean_length, len(rows))
-    return Distilling(student, origin, _starting_point(recipe.student, teacher.model), plan, cache)
+    return Distilling(student, origin, dropouts, _starting_point(recipe.student, teacher.model), plan, cache)
 
 
 def _starting_point(section: StudentSection, teacher: PreTrainedModel) -> str:
@@ -184,25 +192,35 @@ def load_teacher(recipe: Recipe, task: Task, stand_ins: StandIns) -> Loaded:
     return Loaded(model, tokenizer)
 
 
-def make_student(recipe: Recipe, task: Task, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
-                 stand_ins: StandIns) -> tuple[PreTrainedModel, str]:
-    """The untrained student and a line that says what it is. The same seed gives the same weights."""
-    section, seed = recipe.student, recipe.training.seed
+def make_student(recipe: Recipe, task: Task, teacher: Loaded, stand_ins: StandIns) -> NewStudent:
+    """The untrained student, whether a teacher will train it or not. The same seed gives the same weights.
+
+    If the recipe compares attention maps, it gives them and has no dropout on them.
+    """
+    model, origin = _made_or_loaded(recipe, task, teacher, stand_ins)
+    if not compares_attention(recipe.distillation):
+        return NewStudent(model, origin, {})
+    model, dropouts = trained_on_attention_maps(model)
+    return NewStudent(model, origin + (", attention dropout off" if dropouts else ""), dropouts)
+
+
+def _made_or_loaded(recipe: Recipe, task: Task, teacher: Loaded, stand_ins: StandIns) -> tuple[PreTrainedModel, str]:
+    section, seed, teacher_path = recipe.student, recipe.training.seed, str(recipe.teacher.model)
     if section.model is None:
         spec = student_spec(section)
-        shape = plan_student(teacher.config, spec)
+        shape = plan_student(teacher.model.config, spec)
         with about("student"):
             require_fit("made from the teacher", shape.config, None, task.spec.max_length)
-        return build_student(teacher, spec, seed=seed), shape.description
+        return build_student(teacher.model, spec, seed=seed), shape.description
     if section.model in stand_ins:
         earlier = _fitting(stand_ins[section.model], section.model, "student.model", task)
-        require_same_vocabulary(tokenizer, earlier.tokenizer, str(recipe.teacher.model), section.model)
+        require_same_vocabulary(teacher.tokenizer, earlier.tokenizer, teacher_path, section.model)
         return earlier.model, f"the student of an earlier stage, {section.model}"
     with seeded(seed), about("student.model"):
         model = task.load_model(section.model)
         own_tokenizer = task.load_tokenizer(section.model)
-    require_same_vocabulary(tokenizer, own_tokenizer, str(recipe.teacher.model), section.model)
-    require_embeddings(model, tokenizer, f"student.model {section.model!r}")
+    require_same_vocabulary(teacher.tokenizer, own_tokenizer, teacher_path, section.model)
+    require_embeddings(model, teacher.tokenizer, f"student.model {section.model!r}")
     return model, f"loaded from {section.model}"
 
 

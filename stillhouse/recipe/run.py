@@ -13,9 +13,10 @@ from rich.console import Console
 from torch import nn
 
 from stillhouse.metrics import agreement
+from stillhouse.recipe.attention_maps import write_back
 from stillhouse.recipe.fitting import PhaseRecord, train
 from stillhouse.recipe.measuring import size_and_speed
-from stillhouse.recipe.prepare import Prepared, make_student, prepare, supervised_plan
+from stillhouse.recipe.prepare import Loaded, Prepared, make_student, prepare, supervised_plan
 from stillhouse.recipe.prepare import with_trained_teacher as ready
 from stillhouse.recipe.run_folder import RunFolder
 from stillhouse.recipe.schema import Recipe
@@ -97,6 +98,7 @@ class _Execution:
         self._tell("teacher", teacher_judged)
         record = self._distil()
         student = self.prepared.student
+        write_back(self.prepared.distilling.attention_dropouts, student)
         if distributed.is_main():
             self.folder.save_student(student, self.prepared.tokenizer)
         student_judged = self._judged(student)
@@ -125,7 +127,8 @@ class _Execution:
         prepared, recipe = self.prepared, self.prepared.recipe
         if recipe.contrast == "none":
             return None
-        model, _ = make_student(recipe, prepared.task, prepared.teacher, prepared.tokenizer, prepared.stand_ins)
+        teacher = Loaded(prepared.teacher, prepared.tokenizer)
+        model = make_student(recipe, prepared.task, teacher, prepared.stand_ins).model
         record = train(supervised_plan(prepared.task, model), recipe.training, prepared.precision, prepared.ground,
                        self.folder.phase("contrast", self.watch.sinks_of("without teacher")))
         self.seconds["contrast"] = record.seconds_s

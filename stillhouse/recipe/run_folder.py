@@ -1,6 +1,7 @@
 """The run folder: who may write into it, and what lies where.
 
     recipe.yaml            the recipe, defaults filled in
+    plugins.json           the SHA-256 of each of the recipe's plugin files, if it has any; a resume needs the same
     events.jsonl           what happened while the student was trained (events.teacher.jsonl, events.contrast.jsonl)
     checkpoints/gs*        the student's; checkpoints/teacher and checkpoints/contrast
     student/               the best student and its tokenizer, for ``from_pretrained``
@@ -22,6 +23,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from stillhouse import plugins
 from stillhouse.errors import CheckpointError, ConfigError
 from stillhouse.recipe import yaml_files
 from stillhouse.recipe.fitting import Phase, write_json
@@ -34,7 +36,8 @@ from stillhouse.training.events import Sink
 _MAY_CHANGE = {"output", "name", "cache", "training.log_every", "teacher.train.log_every"}
 """What a resumed run may have otherwise than when it was started."""
 
-_WRITTEN = ("recipe.yaml", "events*.jsonl", "checkpoints", "student", "metrics.json", ".writing-*")
+_PLUGINS = "plugins.json"
+_WRITTEN = ("recipe.yaml", _PLUGINS, "events*.jsonl", "checkpoints", "student", "metrics.json", ".writing-*")
 
 
 class RunFolder:
@@ -144,6 +147,7 @@ class RunFolder:
             raise ConfigError(f"output: {self.path} holds {state} run; give {remedy}, --overwrite to start afresh, or "
                               "another folder as output")
         self._require_same_recipe()
+        self._require_same_plugins()
 
     def _require_same_recipe(self) -> None:
         then = flattened(yaml_files.read(self.path / "recipe.yaml"))
@@ -155,12 +159,30 @@ class RunFolder:
             raise ConfigError(f"the run in {self.path} was started with another recipe: {'; '.join(different)}. Set "
                               "the same values to go on, give --overwrite to start afresh, or another folder as output")
 
+    def _require_same_plugins(self) -> None:
+        path = self.path / _PLUGINS
+        if not path.exists():
+            return
+        try:
+            then: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"{path} cannot be read: {error}; bring it back, or give --overwrite to start "
+                                  "afresh") from error
+        now = plugins.digests(self.recipe.plugins)
+        changed = [file for file, digest in then.items() if now.get(file) != digest]
+        if changed:
+            raise ConfigError(f"plugins: {', '.join(changed)}: not the same as when the run in {self.path} was "
+                              "started; bring the old content back to go on, give --overwrite to start afresh, or "
+                              "another folder as output")
+
     def _begin(self) -> None:
         try:
             if self.overwrite:
                 self._clear()
             self.path.mkdir(parents=True, exist_ok=True)
             write_recipe(self.path, self.recipe)
+            if self.recipe.plugins:
+                write_json(self.path / _PLUGINS, plugins.digests(self.recipe.plugins))
         except OSError as error:
             raise _not_usable(self.path, error) from error
 

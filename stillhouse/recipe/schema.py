@@ -10,42 +10,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from stillhouse import plugins
-from stillhouse.errors import ConfigError, unknown_name
-from stillhouse.match_sets import MATCH_SETS
-from stillhouse.presets import match_kind
+from stillhouse.errors import ConfigError
 from stillhouse.recipe import yaml_files
+from stillhouse.recipe.distillation_schema import DistillationSection
 from stillhouse.recipe.merging import apply_override, merge_stages, plugin_files
+from stillhouse.recipe.section import Section
 from stillhouse.recipe.validation import config_error, unknown_key
 from stillhouse.recipe.values import (
     CacheName,
     Count,
     DurationText,
-    KDLossName,
     Keep,
     LabelNames,
     LayerNumbers,
-    Layers,
-    MatchLosses,
-    MatchWeight,
     NotNegative,
-    OneOrMore,
     Positive,
-    ProjectionChoice,
-    ScheduleName,
-    StrategyChoice,
     as_tuple,
 )
 from stillhouse.types import Duration, DurationUnit
-
-
-class Section(BaseModel):
-    """A part of a recipe: frozen, without conversions, without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True,
-                              validate_default=False)
 
 
 class TrainingSettings(Section):
@@ -120,7 +105,7 @@ class StudentTraining(TrainingSettings):
     default_epochs = 10.0
 
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps: where everything runs, the teacher included."""
+    """auto, cpu, cuda or cuda:1: where everything runs, the teacher included."""
 
 
 class TeacherSection(Section):
@@ -204,103 +189,6 @@ class DataSection(Section):
     """Tokens; longer rows are cut."""
     limit: Count | None = None
     """Train on the first so many rows only, to try things out."""
-
-
-class MatchSection(Section):
-    """Layers of the student that learn from the teacher's. A name such as L3_hidden_mse stands for a whole match."""
-
-    layers: Layers | None = None
-    """uniform (if nothing is said), first, last, or pairs [teacher layer, student layer]; 0 is the embedding output, -1
-    the last layer."""
-    module_T: str | None = None
-    """Instead of layers: the path of a module of the teacher, such as bert.pooler, whose output is compared."""
-    module_S: str | None = None
-    """The path of the module of the student."""
-    losses: MatchLosses
-    """Hidden states: hidden_mse, cos, pkd, nst (mmd), fsp (gram). Attention: attention_mse, attention_mse_sum,
-    attention_ce, attention_ce_mean. All layers at once, found by optimal transport: emd, emd_cost_attention. A single
-    one may be written as loss: NAME."""
-    weight: MatchWeight = 1.0
-    """The weight of each loss at each pair: one number, or one for each loss."""
-    schedule: ScheduleName | None = None
-    """linear_decay (from the weight to 0) or linear_growth (from 0 to the weight), multiplied with the weight."""
-    projection: ProjectionChoice = "linear"
-    """linear, relu or tanh, where widths differ; [NAME, WIDTH_S, WIDTH_T] gives the widths, for modules of others."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_forms(cls, values: Any) -> Any:
-        if isinstance(values, str):
-            if values not in MATCH_SETS:
-                raise ValueError(unknown_name("set of matches", values, MATCH_SETS))
-            return {"layers": [list(pair) for pair in MATCH_SETS[values].pairs], "losses": [MATCH_SETS[values].loss]}
-        if isinstance(values, Mapping) and "loss" in values and "losses" not in values:
-            return {**{key: value for key, value in values.items() if key != "loss"}, "losses": [values["loss"]]}
-        return values
-
-    @model_validator(mode="after")
-    def _one_way_of_matching(self) -> MatchSection:
-        if (self.module_T is None) != (self.module_S is None):
-            raise ValueError("give both module_T and module_S, or layers")
-        if self.layers is None:
-            return self
-        everywhere = [loss for loss in self.losses if _takes_all_layers(loss)]
-        if self.module_T is not None or everywhere:
-            which = "modules" if self.module_T is not None else f"losses: {', '.join(everywhere)}"
-            raise ValueError(f"layers and {which} do not go together, for that takes no layer map; leave layers out, "
-                             "or write two matches")
-        return self
-
-    @model_validator(mode="after")
-    def _weights_are_used(self) -> MatchSection:
-        unused = sorted(set(self.weight) - set(self.losses)) if isinstance(self.weight, Mapping) else []
-        if unused:
-            raise ValueError(f"weight names {', '.join(unused)}, and losses are {', '.join(self.losses)}")
-        return self
-
-    def weight_of(self, loss: str) -> float:
-        """The weight of one loss; 1 if a mapping leaves it out."""
-        return self.weight.get(loss, 1.0) if isinstance(self.weight, Mapping) else self.weight
-
-
-def _takes_all_layers(loss: str) -> bool:
-    kind = match_kind(loss)
-    return kind is not None and kind.num_layers is None
-
-
-class DistillationSection(Section):
-    """What the student learns from the teacher."""
-
-    temperature: Positive = 8.0
-    """Divides the logits of both models."""
-    temperature_strategy: StrategyChoice | None = None
-    """A temperature for each prediction, from that one: [flsw, BETA, GAMMA] or [cwsm, BETA]."""
-    loss: KDLossName = "forward_kl"
-    """forward_kl has the factor temperature**2 and is 0 for equal models; ce and mse are the paper's, without it."""
-    loss_weight: NotNegative = 1.0
-    """The weight of that loss."""
-    loss_schedule: ScheduleName | None = None
-    """linear_decay or linear_growth, multiplied with the weight."""
-    probability_shift: bool = False
-    """Exchange the teacher's logit of the label with its largest one, so that the teacher is always right."""
-    matches: Annotated[tuple[MatchSection, ...], OneOrMore] = ()
-    """A mapping {layers, losses, weight}, the name of a set, such as L3_hidden_mse, or a list of such. Different widths
-    get a projection without being asked."""
-    hard_label_weight: NotNegative = 0.0
-    """The weight of the cross-entropy with the data's labels."""
-    hard_label_schedule: ScheduleName | None = None
-    """linear_decay or linear_growth, multiplied with the weight."""
-
-    @model_validator(mode="after")
-    def _something_to_learn(self) -> DistillationSection:
-        if self.probability_shift and not self.loss_weight:
-            raise ValueError("probability_shift changes the loss between logits, whose weight is 0; raise "
-                             "loss_weight")
-        weights = [match.weight_of(loss) for match in self.matches for loss in match.losses]
-        if not any([self.loss_weight, self.hard_label_weight, *weights]):
-            raise ValueError("all weights are 0, so there is nothing to learn from; raise loss_weight or "
-                             "hard_label_weight")
-        return self
 
 
 class Recipe(Section):

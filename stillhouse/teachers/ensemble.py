@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, final
 
@@ -37,7 +38,7 @@ class EnsembleTeacher(TeacherSource):
         if not sources:
             raise PlanError("an ensemble needs at least one teacher")
         weights = [1.0] * len(sources) if weights is None else list(weights)
-        if len(weights) != len(sources) or min(weights) < 0 or sum(weights) <= 0:
+        if len(weights) != len(sources) or not all(0 <= weight < math.inf for weight in weights) or sum(weights) == 0:
             raise PlanError(f"ensemble weights {weights}: give {len(sources)} numbers, none negative, not all 0")
         if average not in ("logits", "probabilities"):
             raise PlanError(f"average={average!r}: an ensemble averages 'logits' or 'probabilities'")

@@ -109,6 +109,11 @@ class WindowCounts:
         """The denominators of a task. Raises `OutputError` if a declared mask is missing."""
         counts = {}
         for over in overs:
+            every_head = Over(over.unit, "logits")
+            if over.mask.startswith("logits.") and (task, over) not in self._totals and (
+                    (task, every_head) in self._totals):  # one declared mask serves all heads
+                counts[over] = self._totals[task, every_head]
+                continue
             if (task, over) not in self._totals:
                 raise OutputError(f"the declared masks lack {over.mask!r}, which a loss over {over} needs; "
                                   "add it to masks=, as (rows, positions) or (rows, 1)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 
 from stillhouse import modes
 from stillhouse.errors import CheckpointError, PlanError
-from stillhouse.training import checkpoint, distributed, randomness
+from stillhouse.training import callback_metrics, checkpoint, distributed, randomness
 from stillhouse.training.events import CheckpointSaved, Evaluated
 from stillhouse.training.options import Evaluation, FitOptions
 from stillhouse.training.recorder import Recorder
@@ -25,9 +26,10 @@ class Keeper:
         self.evaluations: dict[int, dict[str, float]] = {}
         self.best_step: int | None = None
         self.last_saved: int | None = None
+        self._passed_over: set[str] = set()
 
     def keep(self, step: int, state: Mapping[str, Any]) -> bool:
-        """Evaluate, save, call back. Returns whether training should stop early."""
+        """Evaluate, save, call back, and only then tell of the checkpoint. Returns whether to stop early."""
         if self.options.evaluation is not None:
             self._evaluate(step, self.options.evaluation)
         if self.options.output_dir is not None:
@@ -38,11 +40,12 @@ class Keeper:
                 checkpoint.save(self.options.output_dir, step, self.student, whole, protect=protect,
                                 keep_last=self.options.keep_last)
             distributed.wait_for_all()
-            self.recorder.emit(CheckpointSaved(step, name=f"gs{step}"))
         self.last_saved = step
         if self.options.callback is not None:
             with modes.restored(self.student), randomness.untouched():
                 self._take(step, self.options.callback(model=self.student, step=step))
+        if self.options.output_dir is not None:
+            self.recorder.emit(CheckpointSaved(step, name=f"gs{step}"))
         return self._out_of_patience(step)
 
     def newest_state(self) -> Any | None:
@@ -59,7 +62,11 @@ class Keeper:
         checkpoint.load_student(folder, self.student)
         kept = state["keeper"]
         self.evaluations, self.best_step, self.last_saved = kept["evaluations"], kept["best_step"], state["step"]
-        return state
+        returned = callback_metrics.load(folder)
+        if returned is None:
+            return state
+        self.evaluations.setdefault(state["step"], {}).update(returned[0])
+        return {**state, "events": returned[1]}
 
     def _state(self) -> dict[str, Any]:
         return {"evaluations": self.evaluations, "best_step": self.best_step}
@@ -81,15 +88,19 @@ class Keeper:
         self.recorder.emit(Evaluated(step, metrics=metrics, best=best, seconds_s=time.perf_counter() - started))
 
     def _take(self, step: int, returned: Any) -> None:
-        """Metrics that a callback returned, by name or by task and name, are logged like an evaluation's."""
-        if not isinstance(returned, Mapping):
+        """Metrics that a callback returned are logged like an evaluation's; the rest is passed over with a warning."""
+        metrics, others = callback_metrics.split(returned)
+        new = [name for name in others if name not in self._passed_over]
+        if new:
+            self._passed_over |= set(new)
+            warnings.warn(f"the callback returned {', '.join(new)}, which is passed over: metrics are a mapping of "
+                          "names, or of tasks and names, to numbers", stacklevel=2)
+        if not metrics:
             return
-        metrics: dict[str, float] = {}
-        for name, value in returned.items():
-            inner = value if isinstance(value, Mapping) else {None: value}
-            metrics.update({str(name) if key is None else f"{name}/{key}": float(v) for key, v in inner.items()})
         self.evaluations.setdefault(step, {}).update(metrics)
         self.recorder.emit(Evaluated(step, metrics=metrics))
+        if self.options.output_dir is not None and distributed.is_main():
+            callback_metrics.save(self.options.output_dir / f"gs{step}", metrics, self.recorder.positions())
 
     def _out_of_patience(self, step: int) -> bool:
         evaluation = self.options.evaluation

@@ -114,11 +114,12 @@ class _Run:
         return make(self.source, self.options.accumulation, self.epoch, self.consumed, self.track)
 
     def train_on(self, window: Window) -> None:
-        """One optimizer step; skipped, but counted, while every term's weight is 0."""
+        """One optimizer step, on the micro-batches whose task has a term that is on; counted even if there is none."""
         progress = Progress(self.step, self.total_steps or 0, window.epoch)
         self.step, self.epoch, self.consumed = self.step + 1, window.epoch, window.consumed
-        if any(objective.trains(progress) for _, objective in self.plan.objective.tasks()):
-            batches = [batch_to_device(batch, self.options.device) for batch in window.batches]
+        batches = [batch for batch in window.batches if self.plan.objective.for_task(batch.task).trains(progress)]
+        if batches:
+            batches = [batch_to_device(batch, self.options.device) for batch in batches]
             self.optimizer.zero_grad(set_to_none=True)
             result = accumulate_gradients(
                 self.plan, self.model, self.bundle, batches, progress, self.options.extra, self.scaler
@@ -128,7 +129,7 @@ class _Run:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             for _, objective in self.plan.objective.tasks():
-                objective.after_step()
+                objective.after_step(distributed.sum_over_ranks)
             self.recorder.record(self.step, window.epoch, result, norm, self.optimizer)
         if self.scheduler is not None:
             with warnings.catch_warnings():  # a step without weights or with overflow skips the optimizer, rightly

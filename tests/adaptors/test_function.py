@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stillhouse.adaptors import FunctionAdaptor, Signals
 from stillhouse.errors import OutputError
-from stillhouse.types import ALL_LOGITS, LABELS, LOGITS, USER_LOSSES, Key
+from stillhouse.types import ALL_LOGITS, ATTENTION_SCORES, LABELS, LOGITS, USER_LOSSES, Key
 
 NOTHING: frozenset[Key] = frozenset()
 BATCH = {"x": torch.arange(6.0).reshape(2, 3)}
@@ -169,3 +169,27 @@ def test_every_labels_tensor_of_a_list_belongs_to_its_head() -> None:
     start, end = torch.tensor([0, 1]), torch.tensor([2, -100])
     features = adapt({"logits": [WIDE[:, 0], WIDE[:, 1]], "labels": [start, end]}, ALL_LOGITS, LABELS).features
     assert features[LABELS] is start and features[Key("labels", 1)] is end
+
+
+def test_a_declared_mask_serves_every_head() -> None:
+    mask = torch.tensor([[1], [0]])
+    adaptor = FunctionAdaptor(lambda batch, outputs: {"logits": [outputs, outputs]},
+                              masks=lambda batch: {"logits_mask": mask})
+    _, masks = adaptor.adapt(torch.zeros(2, 3), torch.zeros(2, 3), frozenset({Key("logits")}))
+    assert masks["logits"] is mask and masks["logits.1"] is mask
+
+
+def test_a_feature_of_the_users_own_is_no_unknown_key() -> None:
+    adaptor = FunctionAdaptor(lambda batch, outputs: {"pooled": [outputs]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        features, masks = adaptor.adapt(None, torch.ones(2, 5), frozenset({Key("pooled", 0)}))
+    assert features[Key("pooled", 0)].shape == (2, 5) and masks["inputs"].shape == (2, 1)
+
+
+def test_probabilities_are_seen_beside_padding_that_has_none() -> None:
+    maps = torch.rand(2, 2, 4, 4).softmax(-1)
+    maps[:, :, 3] = 0
+    adaptor = FunctionAdaptor(lambda batch, outputs: {"attention": [outputs]})
+    with pytest.warns(UserWarning, match="holds probabilities"):
+        adaptor.adapt(None, maps, frozenset({Key(ATTENTION_SCORES, 0)}))

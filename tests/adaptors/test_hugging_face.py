@@ -16,11 +16,13 @@ from transformers import (
     BertModel,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
 )
 
 from stillhouse.adaptors import HuggingFaceAdaptor
 from stillhouse.errors import OutputError, PlanError
-from stillhouse.types import ALL_LOGITS, LABELS, LOGITS, Key
+from stillhouse.types import ALL_LOGITS, ATTENTION_SCORES, LABELS, LOGITS, Key
 
 INPUTS = {"input_ids": torch.tensor([[1, 2, 3], [4, 5, 0]]), "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]]),
           "token_type_ids": torch.zeros(2, 3, dtype=torch.long)}
@@ -199,3 +201,21 @@ def test_a_run_keeps_the_graph_of_the_student() -> None:
     model: nn.Module = bert()
     signals = HuggingFaceAdaptor("rows").run(model, INPUTS, frozenset({LOGITS, Key("hidden", 1)}), {})
     assert all(value.requires_grad for value in signals.features.values())
+
+
+def test_dropout_under_an_unknown_name_is_found_at_the_first_forward() -> None:
+    model = bert()
+    model.config.attention_probs_dropout_prob = 0.0  # as if the family had another name for it
+    adaptor, scores = HuggingFaceAdaptor("rows"), frozenset({Key(ATTENTION_SCORES, 0)})
+    inputs = {"input_ids": torch.arange(24).reshape(2, 12) % 20}
+    adaptor.check(model, scores, is_trained=True)
+    with pytest.raises(OutputError, match=r"are no probabilities.*dropout of attention probabilities is on"):
+        adaptor.run(model.train(), inputs, scores, {})
+    assert HuggingFaceAdaptor("rows").run(model.eval(), inputs, scores, {}).features
+
+
+def test_gpt2_says_dropout_in_its_own_words() -> None:
+    config = GPT2Config(vocab_size=20, n_embd=8, n_layer=2, n_head=2, num_labels=3, attn_implementation="eager")
+    model = GPT2ForSequenceClassification(config)
+    with pytest.raises(PlanError, match=r"attn_pdrop is 0\.1"):
+        HuggingFaceAdaptor("rows").check(model, frozenset({Key(ATTENTION_SCORES, 0)}), is_trained=True)

@@ -209,8 +209,9 @@ def test_files_of_the_original_load_unchanged(tmp_path: Path) -> None:
                 "fp16_opt_level": "O1", "data_parallel": False, "local_rank": -1}
     distillation = {
         "temperature": 8, "temperature_scheduler": "none", "hard_label_weight": 0,
-        "hard_label_weight_scheduler": "none", "kd_loss_type": "ce", "kd_loss_weight": 1, "kd_loss_weight_scheduler": "none", "probability_shift": False,
-        "is_caching_logits": False, "intermediate_matches": [
+        "hard_label_weight_scheduler": "none", "kd_loss_type": "ce", "kd_loss_weight": 1,
+        "kd_loss_weight_scheduler": "none", "probability_shift": False, "is_caching_logits": False,
+        "intermediate_matches": [
             {"layer_T": 0, "layer_S": 0, "feature": "hidden", "loss": "hidden_mse", "weight": 1,
              "proj": ["linear", 312, 768]},
             {"layer_T": 4, "layer_S": 1, "feature": "attention", "loss": "attention_mse", "weight": 1},
@@ -224,3 +225,22 @@ def test_files_of_the_original_load_unchanged(tmp_path: Path) -> None:
                 assert loaded[name] == (None if value == "none" else value), name
     matches = DistillationConfig.from_dict(distillation).intermediate_matches
     assert [match.loss for match in matches] == ["hidden_mse", "attention_mse", "mmd"]
+
+
+def test_devices_and_tuples_as_scripts_pass_them() -> None:
+    assert TrainingConfig(device=torch.device("cuda", 1)).device == "cuda:1"
+    match = {"layer_T": (1, 1), "layer_S": (0, 0), "feature": "hidden", "loss": "nst", "proj": ("linear", 6, 8)}
+    (made,) = DistillationConfig(intermediate_matches=(match,)).intermediate_matches
+    assert (made.layer_T, made.layer_S, made.proj) == ([1, 1], [0, 0], ["linear", 6, 8])
+
+
+def test_a_frozen_configuration_says_how_to_make_another() -> None:
+    config = DistillationConfig()
+    with pytest.raises(ConfigError, match=r"is frozen; make another one with temperature=8"):
+        config.temperature = 8
+    assert config == DistillationConfig()
+
+
+def test_only_what_can_be_called_is_registered() -> None:
+    with pytest.raises(ConfigError, match="3 cannot be called"):
+        stillhouse.register_new("kd_loss", "my_three", 3)  # type: ignore[arg-type]

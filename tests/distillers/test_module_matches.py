@@ -253,7 +253,7 @@ def test_an_unknown_path_is_refused_with_the_nearest_before_anything_runs(
 
 
 def test_custom_matches_of_other_models_and_unknown_losses_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match="a custom match names a Linear that is no module of Toy"):
+    with pytest.raises(PlanError, match="a custom match names a Linear that is no module inside Toy"):
         general(tmp_path, custom_matches=[CustomMatch(nn.Linear(1, 1), "pooler", 1, "cos")])
     with pytest.raises(PlanError, match="has no module 'poler'; did you mean 'pooler'"):
         general(tmp_path, custom_matches=[CustomMatch("pooler", "poler", 1, "cos")])

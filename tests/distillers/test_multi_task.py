@@ -32,6 +32,16 @@ def tasks(folder: Path | None, config: Any = None, names: tuple[str, ...] = TASK
     return MultiTaskDistiller(tconf(folder, **(training or {})), config, teachers, student(), adaptors, adaptors)
 
 
+class Nothing:
+    """A loader of length 0: its task is never drawn."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+
 def loaders(**sizes: int) -> dict[str, Any]:
     return {name: batches(size, seed=i) for i, (name, size) in enumerate((sizes or SIZES).items())}
 
@@ -280,3 +290,22 @@ def test_a_task_without_logits_trains_on_what_it_has(tmp_path: Path) -> None:
     distiller = tasks(tmp_path, configs, names=("a", "b"), adaptors=only_layers)
     assert set(distiller.train_on_batch(batches()[0], task="a")[1]) == {"unweighted_hidden_hidden_mse_1_2"}
     assert set(distiller.train_on_batch(batches()[0], task="b")[1]) == {"unweighted_kd_loss"}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_task_whose_weight_is_zero_waits_and_the_others_go_on(seed: int) -> None:
+    np.random.seed(seed)
+    config = {"a": DistillationConfig(kd_loss_weight_scheduler="linear_growth"), "b": DistillationConfig()}
+    distiller = tasks(None, config, ("a", "b"))
+    result = distiller.train(sgd(distiller.model_S), {"a": batches(4), "b": batches(2, seed=1)}, num_steps=6)
+    assert result.steps == 6
+    only_a = tasks(None, config, ("a", "b"))
+    before = weights(only_a.model_S)
+    only_a.train(sgd(only_a.model_S), {"a": batches(1), "b": Nothing()}, num_steps=1)
+    assert torch.equal(weights(only_a.model_S), before), "in the first step the weight of task a is 0"
+
+
+def test_a_postprocessor_of_no_task_is_refused() -> None:
+    distiller = tasks(None)
+    with pytest.raises(PlanError, match=r"batch_postprocessors are given for \['zzz'\], and teachers for"):
+        distiller.train(sgd(distiller.model_S), loaders(), num_steps=1, batch_postprocessors={"zzz": lambda b: b})

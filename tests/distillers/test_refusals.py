@@ -72,9 +72,9 @@ def test_losses_of_two_layers_take_two(loss: str, layer_T: Any, layer_S: Any) ->
     DistillationConfig(intermediate_matches=[match | {"layer_T": [1, 2], "layer_S": [1, 2]}])
 
 
-@pytest.mark.parametrize("loss", ["nst", "fsp"])
+@pytest.mark.parametrize("loss", ["nst", "fsp", "emd", "attention_mse"])
 def test_losses_of_two_layers_do_not_take_modules(loss: str) -> None:
-    with pytest.raises(ConfigError, match=f"{loss} is given by layers, not by modules: a list of 2 layers"):
+    with pytest.raises(ConfigError, match=f"{loss} is no loss between two modules; hidden_mse, cos, pkd"):
         IntermediateMatch(module_T="a", module_S="b", loss=loss)
 
 
@@ -162,3 +162,28 @@ def test_distillers_that_do_not_cache_say_so(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="MultiTaskDistiller does not cache") as caught:
         MultiTaskDistiller(tconf(tmp_path), config, {"a": teacher()}, student(), one, one)
     assert len(caught) == 1 and config.is_caching_logits, "the configuration stays as it is"
+
+
+# Nothing to learn
+
+
+def test_weights_that_are_all_zero_are_refused_before_anything_runs() -> None:
+    with pytest.raises(PlanError, match="all weights are 0, so there is nothing to learn from; raise one"):
+        basic(None, kd_loss_weight=0)
+    config = {"a": DistillationConfig(), "b": DistillationConfig(kd_loss_weight=0)}
+    both = {"a": adaptor, "b": adaptor}
+    with pytest.raises(PlanError, match="all weights of task 'b' are 0"):
+        MultiTaskDistiller(tconf(None), config, {"a": teacher(), "b": teacher()}, student(), both, both)
+
+
+def test_options_that_the_optimizer_does_not_have_are_refused() -> None:
+    match = MATCH | {"proj": ["linear", 6, 8, {"lrr": 1}]}
+    distiller = general(None, intermediate_matches=[match])
+    with pytest.raises(PlanError, match="SGD has no option lrr; known: lr, momentum"):
+        distiller.train(sgd(distiller.model_S), batches(1), num_epochs=1)
+
+
+def test_teacher_weights_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(PlanError, match="give 2 numbers"):
+        MultiTeacherDistiller(tconf(None), DistillationConfig(), [teacher(), teacher()], student(), adaptor, adaptor,
+                              teacher_weights=[float("nan"), 1])

@@ -112,3 +112,8 @@ def sides(dtype: torch.dtype = torch.float64, mask: Tensor = MASK) -> Sides:
     student[LABELS] = torch.randint(0, WIDTH, MASK.shape, generator=generator)
     student[LABELS][1, 2] = -100
     return Sides(student, teacher, mask).to(dtype)
+
+
+def alone(tensor: Tensor) -> Tensor:
+    """The sum over ranks where there is one."""
+    return tensor

@@ -26,7 +26,7 @@ from .cases import (
     every_sum_over_rows,
 )
 from .naive import Side
-from .sides import MASK, TWINS, Sides, cropped, places, sides
+from .sides import MASK, TWINS, Sides, alone, cropped, places, sides
 
 ROWS = range(len(MASK))
 
@@ -152,7 +152,7 @@ def test_an_empty_mask_gives_zero_with_a_graph_and_no_gradient(case: Case, conte
     empty = case.padded(replace(sides(), mask=torch.zeros_like(MASK)), content)
     loss = case.make()
     value, gradients = empty.value_and_gradients(loss)
-    loss.after_step()
+    loss.after_step(alone)
     assert value.item() == 0 and gradients
     assert all(gradient.eq(0).all() for gradient in gradients.values())
     assert all(buffer.isfinite().all() for buffer in loss.buffers())
@@ -287,7 +287,7 @@ def test_only_cost_attention_learns_from_steps() -> None:
     def saved_after_a_step(loss: Loss) -> bool:
         before = {name: value.clone() for name, value in loss.state_dict().items()}
         sides().value(loss)
-        loss.after_step()
+        loss.after_step(alone)
         return any(not loss.state_dict()[name].equal(value) for name, value in before.items())
 
     assert {type(loss) for loss in (case.make() for case in CASES) if saved_after_a_step(loss)} == {CostAttentionEMD}

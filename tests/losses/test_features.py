@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from stillhouse.errors import OutputError, PlanError
 from stillhouse.losses import EMD, FSP, NST, PKD, Cosine, FeatureLoss, FunctionLoss, HiddenMSE, Loss
 from stillhouse.objective import Objective, Part, Term
+from stillhouse.presets import MATCH_LOSS_MAP
 from stillhouse.projections import linear, tanh
 from stillhouse.types import Key, Over, Progress, Unit, module_key
 
@@ -163,11 +164,13 @@ def test_scale_does_not_change_directions() -> None:
                                    made(loss)({A: student}, {B: teacher}, {"inputs": MASK}))
 
 
-def test_a_masked_first_position_leaves_its_row_out() -> None:
+def test_the_first_position_is_read_whatever_its_mask_of_rows_that_keep_any() -> None:
     student, teacher = states()
-    mask = torch.tensor([[0, 1, 1], [1, 1, 1]])
-    found = made(PKD)({A: student}, {B: teacher}, {"inputs": mask})
-    torch.testing.assert_close(found, made(PKD)({A: student[1:]}, {B: teacher[1:]}, {"inputs": mask[1:]}))
+    found = made(PKD)({A: student}, {B: teacher}, {"inputs": torch.tensor([[0, 1, 1], [1, 1, 1]])})
+    torch.testing.assert_close(found, made(PKD)({A: student}, {B: teacher}, {"inputs": torch.ones(2, 3)}))
+    torch.testing.assert_close(MATCH_LOSS_MAP["pkd"](student, teacher), found / 2)
+    left_out = made(PKD)({A: student}, {B: teacher}, {"inputs": torch.tensor([[0, 0, 0], [1, 1, 1]])})
+    torch.testing.assert_close(left_out, made(PKD)({A: student[1:]}, {B: teacher[1:]}, {"inputs": torch.ones(1, 3)}))
 
 
 # One vector a row, beside a mask over positions

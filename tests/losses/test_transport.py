@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from stillhouse import DistillationConfig, GeneralDistiller, TrainingConfig
 from stillhouse.errors import OutputError, PlanError
 from stillhouse.losses import EMD, CostAttentionEMD, TransportLoss
-from stillhouse.losses.transport import cheapest_flow
+from stillhouse.losses.transport import cheapest_flow, cost_attention
 from stillhouse.presets import match_loss
 from stillhouse.projections import linear
 from stillhouse.types import Key, Over, Unit
 
 from .naive import Side, cheapest_plan, mean_squares
+from .sides import alone
 
 S0, S1, S2, S3, T0, T1, T2, T3 = KEYS = [Key("hidden", layer) for layer in range(8)]
 MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])
@@ -179,12 +180,14 @@ def test_layers_that_cannot_be_compared_are_refused(loss: type[TransportLoss]) -
 
 
 def by_formula(costs: list[list[float]], flow: list[list[float]], axis: int, old: list[float]) -> list[float]:
-    """softmax(sum of unit costs / unit cost) of one side's layers."""
+    """A tenth of the way to the softmax of one side's inverse unit costs over their mean, mixed with equal parts."""
     moved = [[c * f for c, f in zip(*rows, strict=True)] for rows in zip(costs, flow, strict=True)]
     paid = [sum(row) for row in (moved if axis == 0 else zip(*moved, strict=True))]
     unit_costs = [cost / weight for cost, weight in zip(paid, old, strict=True)]
-    exps = [math.exp(sum(unit_costs) / cost) for cost in unit_costs]
-    return [value / sum(exps) for value in exps]
+    inverse = [1 / max(cost, 1e-6 * max(unit_costs)) for cost in unit_costs]
+    exps = [math.exp(value / (sum(inverse) / len(inverse))) for value in inverse]
+    wanted = [0.999 * value / sum(exps) + 0.001 / len(exps) for value in exps]
+    return [0.9 * weight + 0.1 * aim for weight, aim in zip(old, wanted, strict=True)]
 
 
 def mean_costs(student: Side, teacher: Side) -> list[list[float]]:
@@ -214,7 +217,7 @@ def test_weights_start_alike_and_follow_the_formula_after_each_step() -> None:
         expected = 5 * sum(flow[s][t] * costs[s][t] for s in (0, 1) for t in (0, 1))
         expected += mean_squares(student[S0], teacher[T0], MASK).item()
         assert value_of(loss, student, teacher).item() == pytest.approx(expected, rel=1e-9)
-        loss.after_step()
+        loss.after_step(alone)
         own, other = by_formula(costs, flow, 0, own), by_formula(costs, flow, 1, other)
         assert loss.student_weights.tolist() == pytest.approx(own, rel=1e-9)
         assert loss.teacher_weights.tolist() == pytest.approx(other, rel=1e-9)
@@ -225,7 +228,7 @@ def test_other_numbers_of_layers_follow_the_formula_too() -> None:
     student, teacher = states(S0, S1, S2), states(T0, T1, T2, T3, seed=1)
     loss, costs = CostAttentionEMD([S0, S1, S2], [T0, T1, T2, T3]), mean_costs(student, teacher)
     value_of(loss, student, teacher)
-    loss.after_step()
+    loss.after_step(alone)
     flow = cheapest_plan(costs, [3, 3], [2, 2, 2])
     assert loss.student_weights.tolist() == pytest.approx(by_formula(costs, flow, 0, [1 / 2] * 2), rel=1e-9)
     assert loss.teacher_weights.tolist() == pytest.approx(by_formula(costs, flow, 1, [1 / 3] * 3), rel=1e-9)
@@ -235,9 +238,43 @@ def test_layers_that_are_cheap_to_move_count_for_more() -> None:
     student = states(S0, S1, S2)
     teacher = {T0: student[S0], T1: student[S1] + 0.1, T2: student[S2] + 0.2}
     loss = CostAttentionEMD([S0, S1, S2], [T0, T1, T2])
-    value_of(loss, student, teacher)
-    loss.after_step()
-    assert loss.student_weights[0] > 0.9 and loss.teacher_weights[0] > 0.9
+    for _ in range(100):
+        value_of(loss, student, teacher)
+        loss.after_step(alone)
+    assert loss.student_weights[0] > 0.7 and loss.teacher_weights[0] > 0.7
+
+
+@pytest.mark.parametrize("cheap", [1e-12, 0.01, 0.3])
+def test_weights_settle_and_no_layer_is_left_without_any(cheap: float) -> None:
+    costs = torch.rand(3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.2 + 0.9
+    costs[0, 0], costs[1, 1] = cheap, 0.5  # a student that starts with a copied layer
+    own, other = (torch.full((n,), 1 / n, dtype=torch.float64) for n in (3, 6))
+    steps = []
+    for _ in range(200):
+        moved = costs * cheapest_flow(costs, own, other)
+        steps.append((own, other))
+        own, other = cost_attention(moved.sum(1), own), cost_attention(moved.sum(0), other)
+    for before, after in zip(steps[-1], (own, other), strict=True):
+        torch.testing.assert_close(before, after, atol=1e-6, rtol=0)
+        assert after.argmax() == 0 and after.min() > 1e-4
+
+
+def test_a_step_learns_from_all_its_micro_batches_and_ranks() -> None:
+    student, teacher = states(S0, S1, S2), states(T0, T1, T2, seed=1)
+    masks = torch.tensor([[1, 0, 0], [0, 0, 0]]), MASK
+    apart, ranks = (CostAttentionEMD([S0, S1, S2], [T0, T1, T2]) for _ in range(2))
+    for mask in masks:
+        value_of(apart, student, teacher, mask)
+    apart.after_step(alone)
+    seen: list[Tensor] = []
+    value_of(ranks, student, teacher, masks[0])
+    ranks.after_step(lambda sums: (seen.append(sums), sums * 0)[1])  # the other rank's turn: keep what this one has
+    assert ranks.student_weights.tolist() == [0.5, 0.5]
+    value_of(ranks, student, teacher, masks[1])
+    ranks.after_step(lambda sums: sums + seen[0])
+    torch.testing.assert_close(ranks.student_weights, apart.student_weights)
+    torch.testing.assert_close(ranks.teacher_weights, apart.teacher_weights)
+    assert not torch.allclose(apart.student_weights, torch.full((2,), 0.5, dtype=torch.float64), atol=1e-6)
 
 
 @pytest.mark.parametrize("copied", [(), (T1,), (T1, T2), (T1, T2, T3)])
@@ -250,7 +287,7 @@ def test_weights_stay_finite_when_moving_costs_nothing(copied: tuple[Key, ...], 
     for _ in range(4):
         value = value_of(loss, student, teacher)
         assert value.isfinite()
-        loss.after_step()
+        loss.after_step(alone)
         for side in (loss.student_weights, loss.teacher_weights):
             assert side.isfinite().all() and (side >= 0).all()
             assert side.sum().item() == pytest.approx(1)
@@ -259,14 +296,14 @@ def test_weights_stay_finite_when_moving_costs_nothing(copied: tuple[Key, ...], 
 def test_a_step_without_a_loss_and_a_loss_over_nothing_move_no_weight() -> None:
     student, teacher = states(S0, S1, S2), states(T0, T1, T2, seed=1)
     loss = CostAttentionEMD([S0, S1, S2], [T0, T1, T2])
-    loss.after_step()
+    loss.after_step(alone)
     value_of(loss, student, teacher, torch.zeros_like(MASK))
-    loss.after_step()
+    loss.after_step(alone)
     assert loss.student_weights.tolist() == loss.teacher_weights.tolist() == [0.5, 0.5]
     value_of(loss, student, teacher)
-    loss.after_step()
+    loss.after_step(alone)
     moved = loss.student_weights.clone()
-    loss.after_step()
+    loss.after_step(alone)
     assert loss.student_weights.equal(moved)
 
 
@@ -274,7 +311,7 @@ def test_weights_are_saved_and_decide_the_value() -> None:
     student, teacher = states(S0, S1, S2), states(T0, T1, T2, seed=1)
     first, second = (CostAttentionEMD([S0, S1, S2], [T0, T1, T2]) for _ in range(2))
     value_of(first, student, teacher)
-    first.after_step()
+    first.after_step(alone)
     assert set(first.state_dict()) == {"student_weights", "teacher_weights"}
     assert not list(first.parameters())
     before = value_of(second, student, teacher).item()

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
+from transformers import AutoModelForSequenceClassification
 
+from stillhouse.plan import Distillation
 from stillhouse.recipe import Recipe, plan, run
 from stillhouse.recipe.attention_maps import trained_on_attention_maps
+from stillhouse.recipe.fitting import Phase, PhaseRecord, train
 from stillhouse.recipe.prepare import prepare
+from stillhouse.recipe.run import run_one
 from tests.recipe.conftest import MakeRecipe
 
 QUICK = {"training": {"steps": 3, "epochs": None, "log_every": 1}}
@@ -70,10 +75,36 @@ def test_attention_in_a_recipe_needs_nothing_of_the_user(make_recipe: MakeRecipe
     assert "attention dropout off" in plan(recipe)
 
 
+@pytest.mark.runs
+def test_the_contrast_is_the_same_student_and_what_is_saved_has_its_dropout(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    untrained: dict[str, tuple[dict[str, torch.Tensor], set[tuple[str, float]], str]] = {}
+
+    def watched(plan: Distillation, settings: Any, precision: Any, ground: Any, phase: Phase) -> PhaseRecord:
+        model = plan.student
+        weights = {name: value.clone() for name, value in model.state_dict().items()}
+        dropouts = {(name, module.p) for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout)}
+        untrained[phase.events_path.name] = weights, dropouts, model.config._attn_implementation  # type: ignore
+        return train(plan, settings, precision, ground, phase)
+
+    monkeypatch.setattr(sys.modules[run_one.__module__], "train", watched)
+    found = run(quick(make_recipe, distillation={"matches": {"losses": ["attention_mse"]}}, contrast="no_teacher"),
+                console=Console(file=io.StringIO()))
+    (distilled, *same), (alone, *other) = untrained["events.jsonl"], untrained["events.contrast.jsonl"]
+    assert same == other and ("bert.encoder.layer.0.attention.self.dropout", 0.0) in same[0]
+    assert ("bert.embeddings.dropout", 0.1) in same[0], "only the dropout of attention is off"
+    assert all(torch.equal(value, alone[name]) for name, value in distilled.items())
+    saved = AutoModelForSequenceClassification.from_pretrained(found.student_dir)
+    assert saved.config.attention_probs_dropout_prob == 0.1
+    assert saved.bert.encoder.layer[0].attention.self.dropout.p == 0.1
+
+
 def test_turning_dropout_off_keeps_the_weights(make_recipe: MakeRecipe) -> None:
     student = prepare(Recipe.from_dict(make_recipe())).student
     before = torch.random.get_rng_state()
-    again, changed = trained_on_attention_maps(student)
-    assert changed and again is not student and torch.equal(torch.random.get_rng_state(), before)
+    again, dropouts = trained_on_attention_maps(student)
+    assert dropouts == {"attention_probs_dropout_prob": 0.1}
+    assert again is not student and torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in student.state_dict().items())
-    assert trained_on_attention_maps(again) == (again, False)
+    assert trained_on_attention_maps(again) == (again, {})

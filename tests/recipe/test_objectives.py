@@ -11,8 +11,8 @@ from transformers import BertConfig
 from stillhouse.errors import ConfigError, PlanError
 from stillhouse.objective import Objective
 from stillhouse.projections import Projection
+from stillhouse.recipe.distillation_schema import DistillationSection
 from stillhouse.recipe.objectives import distillation_objective
-from stillhouse.recipe.schema import DistillationSection
 from stillhouse.types import ATTENTION_SCORES, LABELS, LOGITS, Key, Progress, module_key
 
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from stillhouse.errors import ConfigError
+from stillhouse.presets import MATCH_LOSS_MAP
 from stillhouse.recipe import Recipe, load_recipe, yaml_files
 
 Values = dict[str, Any]
@@ -108,6 +109,19 @@ def test_every_problem_is_listed_with_its_place_and_remedy() -> None:
     ({"distillation": {"temperature_strategy": "flsw"}}, "[flsw, 1, 2]"),
     ({"distillation": {"temperature_strategy": 3}}, "temperature_strategy: 3: write a name"),
     ({"distillation": {"loss_weight": 0, "hard_label_weight": 1, "probability_shift": True}}, "raise loss_weight"),
+    ({"distillation": {"loss_weight": 0, "hard_label_weight": 1, "loss_schedule": "linear_decay"}},
+     "distillation: loss_schedule changes the loss between logits, whose weight is 0; raise loss_weight, or leave"),
+    ({"distillation": {"loss_weight": 0, "hard_label_weight": 1, "temperature_strategy": ["cwsm", 1],
+                       "probability_shift": True}},
+     "distillation: probability_shift and temperature_strategy change the loss between logits"),
+    ({"distillation": {"hard_label_schedule": "linear_growth"}},
+     "distillation: hard_label_schedule multiplies hard_label_weight, which is 0; raise hard_label_weight"),
+    *(({"distillation": {"matches": {"module_T": "a", "module_S": "b", "losses": ["cos", loss]}}},
+       f"distillation.matches.0: losses: {loss} cannot compare the outputs of two modules, being for attention maps or "
+       "for several layers; use cos, hidden_mse, pkd, or layers instead of modules")
+      for loss in ("attention_mse", "attention_ce_mean", "nst", "mmd", "fsp", "gram", "emd", "emd_cost_attention")),
+    ({"distillation": {"matches": {"loss": "cos", "losses": ["cos"]}}},
+     "distillation.matches.0: give loss or losses, not both"),
     ({"distillation": {"matches": {"losses": ["nst"], "layers": [[1]]}}}, "a list of pairs"),
     ({"distillation": {"matches": {"losses": ["nst"], "weight": {"cos": 1}}}}, "weight names cos"),
     ({"distillation": {"matches": {"losses": ["nst"], "weight": -1}}}, "write a number from 0"),
@@ -168,6 +182,21 @@ def test_overrides_change_values_anywhere(recipe_file: Path) -> None:
     assert recipe.stages[0].training.learning_rate == 3e-4 and recipe.stages[0].student.keep == "half"
     assert [stage.training.epochs for stage in recipe.stages] == [10, 9]
     assert recipe.stages[0].cache == "off" and recipe.stages[0].data.label_names == ("x", "y")
+
+
+def test_losses_set_beside_a_loss_say_which_to_give(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(minimal(distillation={"matches": [{"loss": "cos"}]})))
+    with pytest.raises(ConfigError, match=r"distillation.matches.0: give loss or losses, not both"):
+        load_recipe(path, ["distillation.matches.0.losses=[cos]"])
+    assert load_recipe(path, ["distillation.matches.0.loss=pkd"]).distillation.matches[0].losses == ("pkd",)
+
+
+@pytest.mark.parametrize("loss", ["cos", "hidden_mse", "pkd", "own"])
+def test_between_modules_fit_losses_of_one_state_and_functions(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MATCH_LOSS_MAP, "own", lambda student, teacher, mask=None: (student - teacher).abs().mean())
+    values = minimal(distillation={"matches": {"module_T": "a", "module_S": "b", "loss": loss}})
+    assert Recipe.from_dict(values).distillation.matches[0].losses == (loss,)
 
 
 @pytest.mark.parametrize(("override", "expected"), [
