@@ -122,7 +122,7 @@ BAD_INPUTS: list[tuple[str, dict[str, Any], Callable[[Path], None] | None, list[
     ("empty data", {"data": {"train": "empty.jsonl"}}, write_lines("empty.jsonl"), ["empty.jsonl"]),
     ("unknown recipe key", {"training": {"epoch": 3}}, None, ["training.epoch: unknown key; did you mean 'epochs'?"]),
     ("unknown shape", {"student": {"shape": "T33"}}, None, ["unknown shape 'T33'", "T12-nano"]),
-    ("unknown loss", {"distillation": {"matches": {"losses": ["hidden"]}}}, None, ["'hidden_mse', 'nst'"]),
+    ("unknown loss", {"distillation": {"matches": {"losses": ["hidden"]}}}, None, ["unknown match loss 'hidden': did you mean 'hidden_mse'?"]),
     ("unknown task", {"task": "text-clasification"}, None, ["did you mean 'text-classification'?"]),
     ("unknown device", {"training": {"device": "gpu"}}, None, ["device 'gpu' is not supported"]),
     ("missing model", {"teacher": {"model": "./nowhere"}}, None, ["teacher.model: model './nowhere'"]),
