@@ -6,7 +6,7 @@ Shape suffixes: B rows, L positions, C classes, H features.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
@@ -68,11 +68,6 @@ def full_precision(tensor: Tensor) -> torch.autocast:
 def upcast(tensor: Tensor) -> Tensor:
     """Half precision to float32; float32 and float64 as they are."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def one_or_list(tensors: Sequence[Tensor]) -> Tensor | list[Tensor]:
-    """A single tensor as it is, several as a list: how the paper's functions take them."""
-    return tensors[0] if len(tensors) == 1 else list(tensors)
 
 
 def as_tokens(tensor: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from stillhouse.losses.base import Loss, blank, full_precision, one_or_list, upcast
+from stillhouse.losses.base import Loss, blank, full_precision, upcast
 from stillhouse.losses.logits import KDLoss
 from stillhouse.losses.match import mask_over
 from stillhouse.losses.temperature import Strategy, temperatures
@@ -58,8 +58,8 @@ class FunctionLoss(Loss):
             return torch.stack([_zero(student_BLH) for student_BLH in projected]).sum()
         with full_precision(mask_BL):
             mean: Tensor = self.function(
-                one_or_list([upcast(s) for s in projected]),
-                one_or_list([upcast(teacher[key]) for key in self.teacher_keys]),
+                _one_or_list([upcast(s) for s in projected]),
+                _one_or_list([upcast(teacher[key]) for key in self.teacher_keys]),
                 mask=mask_BL,
             )
             return mean * count.to(mean.dtype)
@@ -119,3 +119,8 @@ class UserLosses(Loss):
 def _zero(tensor: Tensor) -> Tensor:
     """0 with the tensor's graph and no gradient, whatever the tensor holds (NaN times 0 would stay NaN)."""
     return upcast(tensor).reshape(-1)[:0].sum()
+
+
+def _one_or_list(tensors: list[Tensor]) -> Tensor | list[Tensor]:
+    """A single tensor as it is, several as a list: how the paper's functions take them."""
+    return tensors[0] if len(tensors) == 1 else tensors

@@ -217,13 +217,14 @@ codes = [os.waitpid(pid, 0)[1] for pid in children]
 stop.set()
 thread.join()
 assert codes == [0] * 12, codes
-assert None not in store.get_many([f"{who} {i}".encode() for who in ("child", "parent") for i in range(12)])
+kept = store.get_many([f"{who} {i}".encode() for who in ("child", "parent") for i in range(12)])
+print(sum(value is not None for value in kept))
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 def test_an_inherited_store_works_after_a_fork(tmp_path: Path) -> None:
-    output_of(run_script(FORKS, tmp_path))
+    assert output_of(run_script(FORKS, tmp_path)).strip() == "24"
 
 
 # LMDB: what cannot be used

@@ -32,14 +32,14 @@ def shuffled_loader() -> Any:
 
 
 class StopAt(Sink):
-    """Raises, or kills the process, when a checkpoint or a step with that number is told."""
+    """Interrupts, or kills the process, when an event of a kind with that step is told: a checkpoint, or a step."""
 
-    def __init__(self, step: int | None, kill: bool) -> None:
+    def __init__(self, step: int | None, kill: bool = False, kind: type[Event] | None = None) -> None:
         self.step, self.kill = step, kill
+        self.kind = kind or (StepLogged if kill else CheckpointSaved)
 
     def emit(self, event: Event) -> None:
-        wanted = StepLogged if self.kill else CheckpointSaved
-        if isinstance(event, wanted) and event.step == self.step:
+        if isinstance(event, self.kind) and event.step == self.step:
             if self.kill:
                 os.kill(os.getpid(), signal.SIGKILL)
             raise KeyboardInterrupt

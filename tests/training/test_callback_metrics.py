@@ -25,28 +25,19 @@ from stillhouse.training import (
     Sink,
     fit,
 )
-from stillhouse.training.events import Event, StepLogged
+from stillhouse.training.events import StepLogged
 
+from .resumable import StopAt
 from .toy import make_plan, split
 
 NORM = Evaluation(lambda student: {"norm": float(student.out.detach().norm())}, "norm")
 
 
-class StopAt(Sink):
-    """Interrupts when a step is told."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def emit(self, event: Event) -> None:
-        if isinstance(event, StepLogged) and event.step == self.step:
-            raise KeyboardInterrupt
-
-
 def train(folder: Path | None, callback: Callable[..., Any], stop_at: int = 0, **options: Any) -> FitResult:
     """Six steps, a checkpoint after every second."""
     plan = make_plan()
-    sinks: list[Sink] = [] if folder is None else [JsonLinesSink(folder / "events.jsonl"), StopAt(stop_at)]
+    stop = StopAt(stop_at, kind=StepLogged)
+    sinks: list[Sink] = [] if folder is None else [JsonLinesSink(folder / "events.jsonl"), stop]
     optimizer = torch.optim.SGD(Bundle(plan).parameters(), lr=0.1)
     return fit(plan, LoaderSource(split([2, 2, 2, 2])), optimizer, FitOptions(
         num_steps=6, output_dir=folder, save=EverySteps(2), log_every=1, callback=callback, sinks=sinks, **options))

@@ -334,7 +334,7 @@ class TestResume:
             torch.manual_seed(4)
             result = train(plan, split([1] * 3), num_epochs=2, output_dir=folder, save=EverySteps(1), keep_last=2,
                            evaluation=Evaluation(lambda student: {"accuracy": next(left)}, "accuracy"),
-                           sinks=[StopAt(stop_at, kill=False)], resume=resume)
+                           sinks=[StopAt(stop_at)], resume=resume)
             return result, weights_of(plan)
 
         scores = [0.9, 0.1, 0.2, 0.3, 0.4, 0.5]

@@ -20,16 +20,16 @@ from stillhouse.training import (
     EverySteps,
     FitOptions,
     LoaderSource,
-    Sink,
     fit,
     precision,
     resolve_device,
     resolve_precision,
 )
 from stillhouse.training import checkpoint as checkpoints
-from stillhouse.training.events import CheckpointSaved, Event
 from stillhouse.training.precision import Precision
 from stillhouse.types import Batch, Progress
+
+from .resumable import StopAt
 
 CPU = torch.device("cpu")
 
@@ -105,15 +105,6 @@ def test_training_in_bf16_brings_the_student_to_its_teacher() -> None:
     assert divergence(plan, x) < 0.1 * before
     kept = [*plan.student.parameters(), *(state["exp_avg"] for state in optimizer.state.values())]
     assert {tensor.dtype for tensor in kept} == {torch.float32}
-
-
-class StopAt(Sink):
-    def __init__(self, step: int | None) -> None:
-        self.step = step
-
-    def emit(self, event: Event) -> None:
-        if isinstance(event, CheckpointSaved) and event.step == self.step:
-            raise KeyboardInterrupt
 
 
 def scaled_run(folder: Path, stop_at: int | None = None, resume: bool = False) -> tuple[torch.Tensor, list[float]]:

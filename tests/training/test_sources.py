@@ -16,14 +16,13 @@ from stillhouse.losses import SoftCrossEntropy, UserLosses
 from stillhouse.objective import Objective, TaskObjective, Term
 from stillhouse.plan import Distillation
 from stillhouse.teachers import RoutedTeacher
-from stillhouse.training import Bundle, EverySteps, FitOptions, LoaderSource, Sink, TaskSource, fit, sources
+from stillhouse.training import Bundle, EverySteps, FitOptions, LoaderSource, TaskSource, fit, sources
 from stillhouse.training.bundle import WindowCounts
-from stillhouse.training.events import CheckpointSaved, Event
 from stillhouse.training.precision import Precision
 from stillhouse.training.step import accumulate_gradients
 from stillhouse.types import Batch, Progress
 
-from .resumable import shuffled_loader, weights_of
+from .resumable import StopAt, shuffled_loader, weights_of
 from .toy import collate, make_plan, rows, split
 
 
@@ -35,18 +34,13 @@ def task_plan() -> Distillation:
 
 
 def run(folder: Path, *, resume: bool = False, stop: bool = False) -> torch.Tensor:
-    class Stop(Sink):
-        def emit(self, event: Event) -> None:
-            if stop and isinstance(event, CheckpointSaved) and event.step == 5:
-                raise KeyboardInterrupt
-
     torch.manual_seed(3)
     np.random.seed(4)
     plan = task_plan()
     torch.manual_seed(5)
     source = TaskSource({"a": shuffled_loader(), "b": shuffled_loader()})
     options = FitOptions(num_steps=14, accumulation=2, output_dir=folder, save=EverySteps(5), resume=resume,
-                         sinks=[Stop()])
+                         sinks=[StopAt(5 if stop else None)])
     fit(plan, source, torch.optim.AdamW(Bundle(plan).parameters(), lr=0.05), options)
     return weights_of(plan)
 
@@ -146,11 +140,6 @@ def sampled_run(folder: Path, *, stop_at: int | None = None, resume: bool = Fals
     """The rows of the micro-batches trained on, drawn by a sampler made for two ranks, and the trained weights."""
     seen: list[list[int]] = []
 
-    class Stop(Sink):
-        def emit(self, event: Event) -> None:
-            if isinstance(event, CheckpointSaved) and event.step == stop_at:
-                raise KeyboardInterrupt
-
     def batch_of(chosen: list[int]) -> dict[str, Any]:
         return {"rows": chosen} | collate([rows()[i] for i in chosen])
 
@@ -163,7 +152,7 @@ def sampled_run(folder: Path, *, stop_at: int | None = None, resume: bool = Fals
                            else {"sampler": sampler, "batch_size": 2})
     loader: Any = DataLoader(range(8), collate_fn=batch_of, **how)  # type: ignore[arg-type]
     plan = make_plan()
-    options = FitOptions(output_dir=folder, save=EverySteps(1), resume=resume, sinks=[Stop()], **length)
+    options = FitOptions(output_dir=folder, save=EverySteps(1), resume=resume, sinks=[StopAt(stop_at)], **length)
     optimizer = torch.optim.AdamW(Bundle(plan).parameters(), lr=0.05)
     if stop_at is None:
         fit(plan, LoaderSource(loader, take), optimizer, options)

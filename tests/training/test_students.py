@@ -19,25 +19,16 @@ from stillhouse.losses import ForwardKL
 from stillhouse.objective import Objective, Term
 from stillhouse.plan import Distillation
 from stillhouse.teachers import LiveTeacher
-from stillhouse.training import Bundle, EverySteps, FitOptions, LoaderSource, Sink, fit
+from stillhouse.training import Bundle, EverySteps, FitOptions, LoaderSource, fit
 from stillhouse.training import checkpoint as checkpoints
-from stillhouse.training.events import CheckpointSaved, Event
 from stillhouse.training.precision import Precision
 from stillhouse.training.step import accumulate_gradients
 from stillhouse.types import Progress
 
+from .resumable import StopAt
 from .toy import collate, make_plan, rows, split
 
 MakePlan = Callable[[], Distillation]
-
-
-class StopAt(Sink):
-    def __init__(self, step: int | None) -> None:
-        self.step = step
-
-    def emit(self, event: Event) -> None:
-        if isinstance(event, CheckpointSaved) and event.step == self.step:
-            raise KeyboardInterrupt
 
 
 def train(plan: Distillation, folder: Path, batches: Any, **settings: Any) -> list[Tensor]:
