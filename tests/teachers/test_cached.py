@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from stillhouse.adaptors import FunctionAdaptor, HuggingFaceAdaptor
+from stillhouse.batches import as_batch
 from stillhouse.errors import OutputError, PlanError
+from stillhouse.losses import AttentionCE
 from stillhouse.teachers import CachedTeacher, LiveTeacher
 from stillhouse.teachers.stores import LmdbStore, MemoryStore, SignalStore
-from stillhouse.types import ALL_LOGITS, LOGITS, Batch, Key
+from stillhouse.types import ALL_LOGITS, ATTENTION_SCORES, LOGITS, Batch, Key
 
 BOTH = frozenset({LOGITS, Key("hidden", 0)})
 
@@ -385,3 +387,18 @@ def test_values_over_positions_that_padding_changes_are_refused_with_the_remedy(
     cached.signals(batch_of([[5, 6]]), frozenset({LOGITS}))
     with pytest.raises(OutputError, match="switch the cache off, or pad every batch to one length"):
         cached.signals(batch_of([[5, 6], [7, 8, 9]]), frozenset({LOGITS}))
+
+
+def test_padding_comes_back_as_scores_that_no_softmax_sees() -> None:
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+        attn_implementation="eager")).eval()
+    key, mask = Key(ATTENTION_SCORES, 0), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    batch = as_batch({"input_ids": torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]]), "attention_mask": mask})
+    live = LiveTeacher(model, HuggingFaceAdaptor("rows"))
+    cached = CachedTeacher(live, MemoryStore())
+    student = {key: torch.randn(2, 2, 4, 4).masked_fill(mask[:, None, None].eq(0), -1e4)}
+    values = [AttentionCE([key], [key])(student, source.signals(batch, frozenset({key})), {"inputs": mask}).item()
+              for source in (live, cached, cached)]
+    assert values == pytest.approx([values[0]] * 3, rel=1e-6)

@@ -13,7 +13,9 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import lmdb
 import pytest
 import torch
 
@@ -225,6 +227,20 @@ print(sum(value is not None for value in kept))
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 def test_an_inherited_store_works_after_a_fork(tmp_path: Path) -> None:
     assert output_of(run_script(FORKS, tmp_path)).strip() == "24"
+
+
+def test_a_map_that_grows_while_it_is_opened_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, failures = lmdb.open, [lmdb.MapResizedError("another process has grown it")]
+
+    def open_late(*args: Any, **kwargs: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(lmdb, "open", open_late)
+    with LmdbStore(tmp_path) as store:
+        store.put_many([(b"a", b"1")])
+        assert store.get_many([b"a"]) == [b"1"] and not failures
 
 
 # LMDB: what cannot be used

@@ -97,7 +97,11 @@ class _Environment:
         """
         try:
             while True:
-                env = self._opened()
+                try:
+                    env = self._opened()
+                except lmdb.MapResizedError:  # grown by another process meanwhile: opened again, it has the new size
+                    self.shut()
+                    continue
                 try:
                     return action(env)
                 except lmdb.MapFullError:
