@@ -33,7 +33,7 @@ from stillhouse import (
     TrainingConfig,
     build_student,
 )
-from stillhouse.tasks import DataSpec
+from stillhouse.tasks import TextClassificationData
 from stillhouse.tasks.batching import BucketLoader, EncodedSplit
 from stillhouse.tasks.text_classification import TextClassification
 
@@ -67,8 +67,8 @@ class Part:
 
     @classmethod
     def load(cls, settings: Mapping[str, Any], batch_size: int, seed: int) -> Part:
-        """From an entry of the file: ``teacher``, and what `DataSpec` takes."""
-        task = TextClassification(DataSpec(**{key: value for key, value in settings.items() if key != "teacher"}))
+        """From an entry of the file: ``teacher``, and what `TextClassificationData` takes."""
+        task = TextClassification(TextClassificationData.of(**{key: value for key, value in settings.items() if key != "teacher"}))
         task.load()
         tokenizer = task.load_tokenizer(settings["teacher"])
         loader = task.loader(task.encode("train", tokenizer), batch_size=batch_size, seed=seed, shuffle=True)

@@ -18,7 +18,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from stillhouse import DistillationConfig, MultiTeacherDistiller, StudentSpec, TrainingConfig, build_student
 from stillhouse.metrics import classification_metrics
-from stillhouse.tasks import DataSpec
+from stillhouse.tasks import TextClassificationData
 from stillhouse.tasks.text_classification import TextClassification
 
 
@@ -47,7 +47,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Read the teachers, train, and print."""
     args = arguments()
-    task = TextClassification(DataSpec(train=args.train, test=args.test, text=args.text, label=args.label,
+    task = TextClassification(TextClassificationData.of(train=args.train, test=args.test, text=args.text, label=args.label,
                                        label_names=args.label_names, limit=args.limit))
     task.load()
     teachers = [task.load_model(path) for path in args.teachers]
@@ -73,7 +73,7 @@ def main() -> None:
     together = torch.stack([answer.logits for answer in answers]).mean(dim=0)
     print(json.dumps({
         "teachers": [answer.metrics["accuracy"] for answer in answers],
-        "mean of the teachers": classification_metrics(together, answers[0].labels)["accuracy"],
+        "mean of the teachers": classification_metrics(together, test.rows["labels"])["accuracy"],
         "student": task.evaluate(student, test).metrics["accuracy"],
         "checkpoint": str(Path(args.output) / f"gs{steps}"),
     }))

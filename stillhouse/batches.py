@@ -15,8 +15,12 @@ from stillhouse.types import Batch
 T = TypeVar("T")
 _SIDES = {"teacher", "student"}
 
-POSITIONAL = frozenset({"input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "bbox"})
+POSITIONAL = frozenset({"input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "bbox",
+                        "span_mask"})
 """Inputs with one value for each position that ``attention_mask`` covers."""
+
+BESIDE_INPUTS = frozenset({"labels", "start_positions", "end_positions", "logits_mask", "soft_labels"})
+"""What batches hold beside a model's inputs; no model's answer depends on it."""
 
 
 def as_batch(raw: Any, task: str = "default") -> Batch:
@@ -96,18 +100,22 @@ def select_rows(inputs: Any, rows: Sequence[int]) -> Any:
 
 
 def spans(inputs: Any) -> list[slice] | None:
-    """For each row, from its first to its last position kept by ``attention_mask``; None without such a mask."""
+    """For each row, from its first to its last position kept by ``attention_mask``; None without such a mask.
+
+    A row of several choices, (B, choices, L), is as long as its longest one.
+    """
     mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
-    if mask is None or mask.dim() != 2:
+    if mask is None or mask.dim() not in (2, 3):
         return None
     kept = mask.detach().cpu().ne(0).int()
+    kept = kept.amax(dim=1) if kept.dim() == 3 else kept
     length = kept.shape[1]
     starts = kept.argmax(dim=1).tolist()
     ends = (length - kept.flip(1).argmax(dim=1)).tolist()
     return [slice(start, end) for start, end in zip(starts, ends, strict=True)]
 
 
-def row_keys(inputs: Any, exclude: Iterable[str] = ("labels",)) -> list[bytes]:
+def row_keys(inputs: Any, exclude: Iterable[str] = BESIDE_INPUTS) -> list[bytes]:
     """A 16-byte name for each row: a hash of its own inputs, without padding, so that it is the same in any batch.
 
     ``inputs`` must have rows (`num_rows`). Labels do not count: the teacher's answer does not depend on them. Padding
@@ -115,7 +123,7 @@ def row_keys(inputs: Any, exclude: Iterable[str] = ("labels",)) -> list[bytes]:
     moves the positions that a model with absolute position embeddings sees.
     """
     row_spans = spans(inputs)
-    length = inputs["attention_mask"].shape[1] if row_spans is not None else None
+    length = inputs["attention_mask"].shape[-1] if row_spans is not None else None
     columns = [(name, t.detach().cpu().contiguous()) for name, t in tensors_of(inputs) if name not in set(exclude)]
     keys = []
     for row in range(columns[0][1].shape[0]):
@@ -124,8 +132,10 @@ def row_keys(inputs: Any, exclude: Iterable[str] = ("labels",)) -> list[bytes]:
             digest.update(f"from {row_spans[row].start};".encode())
         for name, column in columns:
             value = column[row]
-            if row_spans is not None and name in POSITIONAL and value.dim() and value.shape[0] == length:
-                value = value[row_spans[row]]
+            axis = inputs["attention_mask"].dim() - 2 if row_spans is not None else 0  # of positions, in one row
+            if row_spans is not None and name in POSITIONAL and value.dim() > axis and value.shape[axis] == length:
+                span = row_spans[row]
+                value = value.narrow(axis, span.start, span.stop - span.start)
             digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
             digest.update(bytes_of(value))
         keys.append(digest.digest())

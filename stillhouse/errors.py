@@ -18,7 +18,8 @@ raises one of the first branch before anything is trained or written.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class StillhouseError(Exception):
@@ -71,3 +72,12 @@ def unknown_name(what: str, name: object, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), known, n=1)
     hint = f": did you mean {near[0]!r}?" if near else "."
     return f"unknown {what} {name!r}{hint} Known: {', '.join(known)}"
+
+
+@contextmanager
+def about(key: str) -> Iterator[None]:
+    """A user's mistakes found inside are said to be about this key of a recipe."""
+    try:
+        yield
+    except UsageError as error:
+        raise type(error)(f"{key}: {error}") from error

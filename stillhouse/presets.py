@@ -6,6 +6,7 @@
 ``WEIGHT_SCHEDULER``       ``f(x) -> weight``, x the finished share of training
 ``TEMPERATURE_SCHEDULER``  ``f(logits_S, logits_T, base_temperature) -> temperature``; looked up with a list, as in
                            ``TEMPERATURE_SCHEDULER[["flsw", 1, 2]]``, the entry is first called with its arguments
+``TEACHER_FUNCTIONS``      ``f(texts) -> probabilities``, a teacher that is no model here; empty until users add one
 
 A shipped loss is a `KDPreset` or `MatchPreset`: callable as above, and carrying the `Loss` that training uses. A plain
 function assigned into a map is a configuration value at once.
@@ -33,6 +34,8 @@ from stillhouse.losses import (
     AttentionMSESum,
     Cosine,
     CostAttentionEMD,
+    BernoulliKL,
+    BernoulliKL,
     ForwardKL,
     FunctionLogitsLoss,
     FunctionLoss,
@@ -140,6 +143,7 @@ def linear_growth(x: float) -> float:
 FEATURES = ["hidden", "attention"]
 KD_LOSS_MAP: dict[str, Callable[..., Tensor]] = {
     "ce": KDPreset(SoftCrossEntropy), "mse": KDPreset(LogitMSE), "forward_kl": KDPreset(ForwardKL),
+    "bernoulli_kl": KDPreset(BernoulliKL),
 }
 MATCH_LOSS_MAP: dict[str, Callable[..., Tensor]] = {
     "hidden_mse": MatchPreset(HiddenMSE),
@@ -161,6 +165,7 @@ PROJ_MAP: dict[str, Callable[[int, int], nn.Module]] = {
 }
 WEIGHT_SCHEDULER: dict[str, Callable[[float], float]] = {"linear_decay": linear_decay, "linear_growth": linear_growth}
 TEMPERATURE_SCHEDULER = TemperatureStrategies({"constant": constant, "flsw": FLSW, "cwsm": CWSM})
+TEACHER_FUNCTIONS: dict[str, Callable[..., Any]] = {}
 
 _MAPS: dict[str, MutableMapping[str, Callable[..., Any]]] = {
     "kd_loss": KD_LOSS_MAP,
@@ -169,6 +174,7 @@ _MAPS: dict[str, MutableMapping[str, Callable[..., Any]]] = {
     "projection": PROJ_MAP,
     "weight_scheduler": WEIGHT_SCHEDULER,
     "temperature_scheduler": TEMPERATURE_SCHEDULER,
+    "teacher_function": TEACHER_FUNCTIONS,
 }
 
 

@@ -111,7 +111,7 @@ def void(_: object) -> None:
 
 
 def save_other_student(folder: Path) -> None:
-    save_encoder(folder / "other", [*WORDS[:5], *reversed(WORDS[5:])])
+    save_encoder(folder / "other", [*WORDS[:5], *(2 * letter for letter in WORDS[5:])])
 
 
 BAD_INPUTS: list[tuple[str, dict[str, Any], Callable[[Path], None] | None, list[str]]] = [
@@ -129,8 +129,9 @@ BAD_INPUTS: list[tuple[str, dict[str, Any], Callable[[Path], None] | None, list[
     ("missing model", {"teacher": {"model": "./nowhere"}}, None, ["teacher.model: model './nowhere'"]),
     ("missing student", {"student": {"model": "./nowhere"}}, None, ["student.model: model './nowhere'"]),
     ("a word as cache", {"cache": "memroy"}, None, ["cache: 'memroy': did you mean memory?"]),
-    ("other vocabulary", {"student": {"model": "other"}}, save_other_student,
-     ["the student's vocabulary is not the teacher's: 8 of 13 ids differ; id 5 is 'a' to the teacher", "{shape: T3}"]),
+    ("other vocabulary", {"student": {"model": "other"}, "distillation": {"matches": {"losses": ["nst"]}}},
+     save_other_student, ["the student's vocabulary is not the teacher's", "8 of 13 ids differ; id 5 is 'a' in the "
+                          "teacher's, 'aa' in the student's", "take the matches out", "{shape: T3}"]),
     ("missing layer", {"distillation": {"matches": {"layers": [[3, 1]], "losses": ["nst"]}}}, None,
      ["the teacher has no layer 3"]),
     ("untrained teacher", {"teacher": {"train": None}}, None, ["no trained head", "train: {epochs"]),

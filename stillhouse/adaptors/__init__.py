@@ -3,7 +3,9 @@
 from stillhouse.adaptors.base import Adaptor, Signals
 from stillhouse.adaptors.function import ADAPTOR_KEYS, FunctionAdaptor
 from stillhouse.adaptors.hugging_face import HuggingFaceAdaptor
+from stillhouse.adaptors.masked_lm import MaskedLMAdaptor
 from stillhouse.adaptors.module_path import ModuleOutputs, ModulePathAdaptor
+from stillhouse.adaptors.sentence_embedding import EMBEDDING, SentenceEmbeddingAdaptor
 
-__all__ = ["ADAPTOR_KEYS", "Adaptor", "FunctionAdaptor", "HuggingFaceAdaptor", "ModuleOutputs", "ModulePathAdaptor",
-           "Signals"]
+__all__ = ["ADAPTOR_KEYS", "EMBEDDING", "Adaptor", "FunctionAdaptor", "HuggingFaceAdaptor", "MaskedLMAdaptor",
+           "ModuleOutputs", "ModulePathAdaptor", "SentenceEmbeddingAdaptor", "Signals"]

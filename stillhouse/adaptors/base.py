@@ -75,8 +75,8 @@ def log_probabilities(probabilities: Tensor) -> Tensor:
 
 
 def labels_mask(labels: Tensor) -> Tensor:
-    """1 where a label counts: (B, L), or (B, 1) for labels of (B,). Negative labels do not."""
-    kept = labels.ge(0)
+    """1 where a label counts: (B, L), or (B, 1) for labels of (B,). Negative whole numbers and NaN do not."""
+    kept = ~labels.isnan() if labels.is_floating_point() else labels.ge(0)
     return kept.unsqueeze(1) if kept.dim() == 1 else kept
 
 

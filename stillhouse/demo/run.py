@@ -22,7 +22,7 @@ from stillhouse.demo.minilm import pretrained_folder
 from stillhouse.errors import ConfigError
 from stillhouse.recipe import RunResult, load_recipe, run
 from stillhouse.recipe.optimization import adamw, learning_rate_schedule
-from stillhouse.tasks import DataSpec, TextClassification
+from stillhouse.tasks import TextClassification, TextClassificationData
 from stillhouse.tasks.pretrained import save_pretrained
 from stillhouse.training import resolve_device
 from stillhouse.training.randomness import seed_everything
@@ -92,7 +92,7 @@ def train_teacher(base: Path, files: Mapping[str, Path], folder: Path, console: 
     """Fine-tune the pre-trained model with `BasicTrainer`, as a user's own script would."""
     console.rule("teacher: MiniLM, fine-tuned with BasicTrainer")
     started = time.perf_counter()
-    task = TextClassification(DataSpec(**data_section(files)))
+    task = TextClassification(TextClassificationData.of(**data_section(files)))
     task.load()
     seed_everything(0)
     model: Any = task.load_model(str(base))

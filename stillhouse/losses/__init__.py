@@ -2,10 +2,12 @@
 
 from stillhouse.losses.attention import AttentionCE, AttentionCEMean, AttentionLoss, AttentionMSE, AttentionMSESum
 from stillhouse.losses.base import Loss
+from stillhouse.losses.embeddings import EmbeddingCosine, EmbeddingLoss, EmbeddingMSE, EmbeddingRelation
 from stillhouse.losses.features import FeatureLoss
 from stillhouse.losses.function import FunctionLogitsLoss, FunctionLoss, UserLosses
 from stillhouse.losses.hidden import PKD, Cosine, HiddenMSE
-from stillhouse.losses.logits import ForwardKL, HardLabels, KDLoss, LogitMSE, LogitsLoss, SoftCrossEntropy
+from stillhouse.losses.labels import BinaryLabels, HardLabels, SquaredError
+from stillhouse.losses.logits import BernoulliKL, ForwardKL, KDLoss, LogitMSE, LogitsLoss, SoftCrossEntropy
 from stillhouse.losses.match import MatchLoss
 from stillhouse.losses.relations import FSP, NST
 from stillhouse.losses.transport import EMD, CostAttentionEMD, TransportLoss
@@ -20,8 +22,14 @@ __all__ = [
     "AttentionLoss",
     "AttentionMSE",
     "AttentionMSESum",
+    "BernoulliKL",
+    "BinaryLabels",
     "Cosine",
     "CostAttentionEMD",
+    "EmbeddingCosine",
+    "EmbeddingLoss",
+    "EmbeddingMSE",
+    "EmbeddingRelation",
     "FeatureLoss",
     "ForwardKL",
     "FunctionLogitsLoss",
@@ -34,6 +42,7 @@ __all__ = [
     "Loss",
     "MatchLoss",
     "SoftCrossEntropy",
+    "SquaredError",
     "TransportLoss",
     "UserLosses",
 ]

@@ -1,4 +1,4 @@
-"""Losses between the student's and the teacher's logits, and between the student's logits and labels."""
+"""Losses between the student's and the teacher's logits."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from stillhouse.losses.base import (
     require_same_shape,
     upcast,
 )
+from stillhouse.losses.labels import labels_for
 from stillhouse.losses.temperature import Strategy, constant, temperatures
 from stillhouse.needs import Needs
 from stillhouse.types import LABELS, Features, Key, Masks, Over, Unit, logits_mask_name
@@ -30,7 +31,8 @@ class KDLoss(Loss, abc.ABC):
     """A loss between the student's logits and the teacher's, whoever wrote the formula. Abstract.
 
     Logits are (B, C), one prediction a row, or (B, L, C). The sum is over the positions that the student's logits
-    mask keeps (rows, for (B, C)).
+    mask keeps (rows, for (B, C)). Where both sides' logits are minus infinity there is no class, as outside the text
+    that an answer may be in.
 
     Args:
         temperature: divides both logits.
@@ -70,7 +72,7 @@ class KDLoss(Loss, abc.ABC):
             require_mask(f"the {side}'s {self.key}", logits_BLC, kept_BL)
         student_BLC, teacher_BLC = blank(upcast(student_BLC), kept_BL), blank(upcast(teacher_BLC), kept_BL)
         if self.probability_shift:
-            teacher_BLC = shifted(teacher_BLC, _labels_BL(student[LABELS], student_BLC), kept_BL)
+            teacher_BLC = shifted(teacher_BLC, labels_for(student_BLC, student[LABELS]), kept_BL)
         return student_BLC, teacher_BLC, kept_BL
 
 
@@ -116,14 +118,6 @@ def shifted(teacher_BLC: Tensor, labels_BL: Tensor, kept_BL: Tensor) -> Tensor:
     return torch.where(counted.unsqueeze(-1), exchanged, teacher_BLC)
 
 
-def _labels_BL(labels: Tensor, logits_BLC: Tensor) -> Tensor:
-    labels_BL = labels.unsqueeze(1) if labels.dim() == 1 else labels
-    if logits_BLC.shape[:2] != labels_BL.shape:
-        raise OutputError(f"labels have shape {tuple(labels.shape)}, the logits of (rows, positions) "
-                          f"{tuple(logits_BLC.shape[:2])}; there must be one for each prediction")
-    return labels_BL
-
-
 class SoftCrossEntropy(LogitsLoss):
     """Cross-entropy of the student's softened distribution under the teacher's.
 
@@ -145,7 +139,10 @@ class LogitMSE(LogitsLoss):
 
     @staticmethod
     def per_token(student_BLC: Tensor, teacher_BLC: Tensor, temperature: float | Tensor) -> Tensor:
-        return (student_BLC / temperature - teacher_BLC / temperature).square().mean(dim=-1)
+        no_class_BLC = teacher_BLC.isneginf()
+        difference_BLC = (student_BLC / temperature - teacher_BLC / temperature).masked_fill(no_class_BLC, 0.0)
+        classes_BL = teacher_BLC.shape[-1] - no_class_BLC.sum(dim=-1)
+        return difference_BLC.square().sum(dim=-1) / classes_BL.clamp_min(1)
 
 
 class ForwardKL(LogitsLoss):
@@ -166,28 +163,21 @@ class ForwardKL(LogitsLoss):
         return divergence * (scale.squeeze(-1) if isinstance(scale, Tensor) else scale)
 
 
+class BernoulliKL(LogitsLoss):
+    """KL(teacher || student) of each class's own yes or no, softened, as a mean over classes, times t**2.
+
+    For several labels a row, where the logits of a class do not compete with those of others.
+    """
+
+    @staticmethod
+    def per_token(student_BLC: Tensor, teacher_BLC: Tensor, temperature: float | Tensor) -> Tensor:
+        student_BLC, teacher_BLC = student_BLC / temperature, teacher_BLC / temperature
+        yes, no = F.logsigmoid(teacher_BLC), F.logsigmoid(-teacher_BLC)
+        divergence = yes.exp() * (yes - F.logsigmoid(student_BLC)) + no.exp() * (no - F.logsigmoid(-student_BLC))
+        scale = temperature**2
+        return divergence.mean(dim=-1) * (scale.squeeze(-1) if isinstance(scale, Tensor) else scale)
+
+
 def _expected(p_BLC: Tensor, values_BLC: Tensor) -> Tensor:
     """The mean of values under a distribution; a class of probability 0 adds nothing, even if its value is -inf."""
     return (p_BLC * values_BLC.masked_fill(p_BLC.eq(0), 0.0)).sum(dim=-1)
-
-
-class HardLabels(Loss):
-    """Cross-entropy of the student's logits with the data's labels; negative labels are left out."""
-
-    def __init__(self, head: int = 0) -> None:
-        super().__init__()
-        self.key = Key("logits", head)
-        self.needs = Needs.of([self.key, LABELS])
-        self.over = Over(Unit.TOKEN, "labels")
-
-    def forward(self, student: Features, teacher: Features, masks: Masks) -> Tensor:
-        logits_BLC = as_tokens(student[self.key])
-        labels_BL = _labels_BL(student[LABELS], logits_BLC)
-        ignored = labels_BL.lt(0) | masks["labels"].eq(0)
-        with full_precision(logits_BLC):
-            return F.cross_entropy(
-                blank(upcast(logits_BLC), ~ignored).flatten(0, 1),
-                labels_BL.masked_fill(ignored, -100).flatten(),
-                ignore_index=-100,
-                reduction="sum",
-            )

@@ -43,7 +43,7 @@ class FLSW:
 
     def __call__(self, logits_S: Tensor, logits_T: Tensor, base_temperature: float) -> Tensor:
         student, teacher = (side / (side.norm(dim=-1, keepdim=True) + self.eps)
-                            for side in (logits_S.detach(), logits_T.detach()))
+                            for side in (_classes(logits_S), _classes(logits_T)))
         # rounding can put a cosine a little above 1, and a power of a negative number is not a number
         distance: Tensor = (1 - (student * teacher).sum(dim=-1)).clamp_min(0) ** self.gamma
         return base_temperature + self.beta * (distance.mean() - distance)
@@ -64,6 +64,12 @@ class CWSM:
     def __call__(self, logits_S: Tensor, logits_T: Tensor, base_temperature: float) -> Tensor:
         unsureness = 1 / (logits_S.detach().softmax(dim=-1).amax(dim=-1) + 1e-3)
         return base_temperature + self.beta * (unsureness.mean() - unsureness)
+
+
+def _classes(logits: Tensor) -> Tensor:
+    """Logits without a graph, 0 where there is no class."""
+    logits = logits.detach()
+    return logits.masked_fill(logits.isneginf(), 0.0)
 
 
 def _require_numbers(**values: object) -> None:

@@ -1,4 +1,4 @@
-"""Metrics of classification: one label a row."""
+"""Metrics of classification: one label a row, or several."""
 
 from __future__ import annotations
 
@@ -48,6 +48,37 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
         raise OutputError(f"classification needs logits of (rows, labels), got {tuple(logits.shape)}")
     predictions = logits.argmax(dim=-1)
     return {"accuracy": accuracy(predictions, labels), "macro_f1": macro_f1(predictions, labels, logits.shape[-1])}
+
+
+def multi_label_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """``micro_f1``, ``macro_f1`` and ``subset_accuracy``, 0 to 1, of logits (N, C) against labels (N, C) of 0 and 1.
+
+    A class is predicted where its logit is above 0 (a probability above one half). ``micro_f1`` counts all classes
+    together; ``macro_f1`` is the mean over the classes that occur among the labels or the predictions; both are 0 if
+    none occurs. ``subset_accuracy`` is the share of rows with every class right. Raises `OutputError` if the logits are
+    not one row of scores a row, `DataError` if the labels are of another shape, no rows, or other than 0 and 1.
+    """
+    if logits.dim() != 2:
+        raise OutputError(f"multi-label classification needs logits of (rows, labels), got {tuple(logits.shape)}")
+    if labels.shape != logits.shape:
+        raise DataError(f"labels {tuple(labels.shape)} must be of the shape of the logits, {tuple(logits.shape)}: "
+                        "a 0 or 1 for each class of each row")
+    if not len(labels):
+        raise DataError("no rows to score: give at least one row with labels")
+    predicted, wanted = logits.detach().cpu() > 0, labels.detach().cpu()
+    outside = wanted[(wanted != 0) & (wanted != 1)]
+    if len(outside):
+        raise DataError(f"label {float(outside[0]):g} is neither 0 nor 1 ({len(outside)} of {wanted.numel()} labels): "
+                        "leave out rows without labels")
+    wrong_of_row = predicted != wanted.bool()
+    hits, wrong = (predicted & wanted.bool()).sum(dim=0), wrong_of_row.sum(dim=0)
+    occurs = hits + wrong > 0
+    scores = 2 * hits[occurs].double() / (2 * hits + wrong)[occurs]
+    return {
+        "micro_f1": float(2 * hits.sum().double() / (2 * hits + wrong).sum().clamp(min=1)),
+        "macro_f1": float(scores.mean()) if len(scores) else 0.0,
+        "subset_accuracy": float((~wrong_of_row.any(dim=1)).double().mean()),
+    }
 
 
 def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:

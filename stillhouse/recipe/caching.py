@@ -74,19 +74,23 @@ def plan_cache(
     width: Callable[[Key], int | None],
     mean_length: float,
     num_rows: int,
+    obstacle: str = "",
 ) -> CachePlan:
     """Decide from a recipe's ``cache`` and ``cache_dtype``; nothing is written.
 
     ``fingerprint`` None: the teacher is not known yet (it is to be fine-tuned), so its folder is not either. ``auto``
     keeps everything on disk if it takes at most half of the free space, else nothing: with the teacher's layers missing
-    it would have to run for every row all the same, and the logits alone would save nothing.
+    it would have to run for every row all the same, and the logits alone would save nothing. An ``obstacle`` says why
+    answers cannot be kept at all; then anything but ``auto`` and ``off`` raises `ConfigError`.
     """
     dtype = _DTYPES.get(dtype_name, compute_dtype or torch.float32)
     keys = list(keys)
     on_disk = choice not in ("off", "memory")
     per_row = sum(_record_bytes(key, _width(key, width), mean_length, dtype, on_disk) for key in keys)
-    if choice == "off" or not keys:
-        reason = "" if keys else ", for nothing is asked of the teacher"
+    if obstacle and choice not in ("off", "auto"):
+        raise ConfigError(f"cache: {choice}: the teacher's answers cannot be kept, for {obstacle}; write off")
+    if choice == "off" or obstacle or not keys:
+        reason = ", for nothing is asked of the teacher" if not keys else f", for {obstacle}" if obstacle else ""
         return CachePlan("off", None, dtype, per_row, per_row * num_rows, reason)
     if choice == "memory":
         return CachePlan("memory", None, dtype, per_row, per_row * num_rows)

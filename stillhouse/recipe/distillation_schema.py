@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
 
 from stillhouse.errors import unknown_name
 from stillhouse.match_sets import MATCH_SETS
 from stillhouse.presets import MATCH_LOSS_MAP, match_kind
-from stillhouse.recipe.section import Section
 from stillhouse.recipe.values import (
     KDLossName,
     Layers,
     MatchLosses,
     MatchWeight,
-    NotNegative,
-    OneOrMore,
-    Positive,
     ProjectionChoice,
     ScheduleName,
     StrategyChoice,
 )
+from stillhouse.sections import Section
+from stillhouse.sections.values import NotNegative, OneOrMore, Positive
 
 
 class MatchSection(Section):
@@ -104,14 +102,19 @@ def _fits_modules(loss: str) -> bool:
 class DistillationSection(Section):
     """What the student learns from the teacher."""
 
-    temperature: Positive = 8.0
-    """Divides the logits of both models."""
+    temperature: Positive | None = None
+    """Divides the logits of both models; 8 if nothing is said, and 1 where the label is a number."""
     temperature_strategy: StrategyChoice | None = None
     """A temperature for each prediction, from that one: [flsw, BETA, GAMMA] or [cwsm, BETA]."""
-    loss: KDLossName = "forward_kl"
-    """forward_kl has the factor temperature**2 and is 0 for equal models; ce and mse are the paper's, without it."""
+    loss: KDLossName | None = None
+    """forward_kl has the factor temperature**2 and is 0 for equal models; ce and mse are the paper's, without it. If
+    nothing is said: forward_kl, with several labels a row bernoulli_kl, where the label is a number mse."""
     loss_weight: NotNegative = 1.0
     """The weight of that loss."""
+    embedding: Mapping[Literal["cosine", "mse", "relation"], NotNegative] | None = None
+    """Of the task sentence-embedding alone, instead of loss: weights of the losses between the sentences' vectors, of
+    which cosine and mse compare each with the teacher's, and relation the similarities of the sentences of a batch.
+    {cosine: 1, relation: 1} if nothing is said."""
     loss_schedule: ScheduleName | None = None
     """linear_decay or linear_growth, multiplied with the weight."""
     probability_shift: bool = False

@@ -20,8 +20,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from stillhouse.errors import CheckpointError, ConfigError
 from stillhouse.plan import Distillation
 from stillhouse.recipe import optimization
-from stillhouse.recipe.schema import TrainingSettings
+from stillhouse.recipe.training_schema import TrainingSettings
 from stillhouse.tasks import EncodedSplit, Task
+from stillhouse.tasks.batching import EncodedRows
 from stillhouse.training import (
     Evaluation,
     FitOptions,
@@ -74,8 +75,8 @@ class PhaseRecord:
 class Ground:
     """What every training of a run shares: the task, its encoded rows, the device."""
 
-    task: Task
-    train: EncodedSplit
+    task: Task[Any]
+    train: EncodedRows
     validation: EncodedSplit
     device: torch.device
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +14,8 @@ from stillhouse.batches import to_device
 from stillhouse.model_size import count_parameters, size_bytes
 from stillhouse.modes import device_of, evaluation
 from stillhouse.recipe.fitting import Ground
-from stillhouse.tasks import EncodedSplit
+from stillhouse.tasks.batching import EncodedRows
 from stillhouse.training import Precision
-from stillhouse.types import LOGITS
 
 _WARM_UP = 3
 _SINGLE_ROWS = 50
@@ -24,7 +23,7 @@ _BATCH_SIZE = 32
 _BATCHES = 8
 
 
-def size_and_speed(model: nn.Module, rows: EncodedSplit, ground: Ground, precision: Precision) -> dict[str, Any]:
+def size_and_speed(model: nn.Module, rows: EncodedRows, ground: Ground, precision: Precision) -> dict[str, Any]:
     """``parameters``, ``size_bytes``, ``latency_ms`` (single rows) and ``throughput_rows_per_s`` (batches of 32).
 
     Both are medians, over the first rows of a split in their order; tokenising is not counted.
@@ -40,7 +39,16 @@ def size_and_speed(model: nn.Module, rows: EncodedSplit, ground: Ground, precisi
     }
 
 
-def _seconds(model: nn.Module, rows: EncodedSplit, batches: Sequence[Sequence[int]], ground: Ground,
+def together(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Sizes and speeds of models that answer one after another, as those of one; nothing of none."""
+    if len(models) < 2:
+        return dict(models[0]) if models else {}
+    sums = {name: sum(one[name] for one in models) for name in ("parameters", "size_bytes", "latency_ms")}
+    throughput = 1 / sum(1 / one["throughput_rows_per_s"] for one in models)
+    return {**sums, "latency_ms": round(sums["latency_ms"], 3), "throughput_rows_per_s": round(throughput, 1)}
+
+
+def _seconds(model: nn.Module, rows: EncodedRows, batches: Sequence[Sequence[int]], ground: Ground,
              precision: Precision) -> list[float]:
     device, adaptor = device_of(model), ground.task.adaptor()
     inputs = [to_device(rows.batch(batch), device) for batch in batches]
@@ -49,7 +57,7 @@ def _seconds(model: nn.Module, rows: EncodedSplit, batches: Sequence[Sequence[in
         for batch in inputs[:_WARM_UP] + inputs:
             _wait(device)
             started = time.perf_counter()
-            adaptor.run(model, batch, frozenset({LOGITS}), {})
+            adaptor.run(model, batch, ground.task.reads, {})
             _wait(device)
             seconds.append(time.perf_counter() - started)
     return seconds[len(inputs[:_WARM_UP]):]

@@ -9,32 +9,41 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from stillhouse.errors import ConfigError
-from stillhouse.losses import ForwardKL, HardLabels, Loss
+from stillhouse.losses import Loss
+from stillhouse.losses.embeddings import EMBEDDING_LOSSES
 from stillhouse.match_sets import layer_pairs
 from stillhouse.objective import Objective, Term
 from stillhouse.presets import PROJ_MAP, WEIGHT_SCHEDULER, kd_loss, match_kind, match_loss, strategy_of
 from stillhouse.recipe.distillation_schema import DistillationSection, MatchSection
-from stillhouse.schedules import Constant, OfFraction, Schedule
+from stillhouse.schedules import Constant, OfFraction, Schedule, is_always_zero
+from stillhouse.tasks import Task
 from stillhouse.types import Key, module_key
 
+USUAL_TEMPERATURE = 8.0
+USUAL_EMBEDDING_LOSSES = {"cosine": 1.0, "relation": 1.0}
 
-def distillation_objective(section: DistillationSection, teacher_config: Any, student_config: Any) -> Objective:
+
+def distillation_objective(section: DistillationSection, task: Task[Any], teacher_config: Any,
+                           student_config: Any) -> Objective:
     """Terms ``kd``, ``hard`` and, for a match of teacher layer t and student layer s, ``hidden_mse t-s``.
 
-    ``kd_divergence`` only watches: the value of `ForwardKL` where the loss itself is another. New projections are drawn
-    from the global generator. Raises `PlanError` for layers that do not exist, `ConfigError` for a match given twice.
+    ``kd_divergence`` only watches: the value of the usual loss where the loss itself is another. Of sentences' vectors
+    there are the terms ``cosine``, ``mse`` and ``relation`` instead. New projections are drawn from the global
+    generator. ``teacher_config`` is None if no model teaches. Raises `PlanError` for layers that do not exist,
+    `ConfigError` for losses that make no sense in this task and for a match given twice.
     """
+    _require_sense(section, task)
     terms = []
     if section.loss_weight:
-        choice = section.temperature_strategy
-        loss = kd_loss(section.loss, section.temperature, strategy=None if choice is None else strategy_of(choice),
-                       probability_shift=section.probability_shift)
-        terms.append(Term("kd", loss, scheduled(section.loss_weight, section.loss_schedule)))
-        if section.loss != "forward_kl" or choice is not None or section.probability_shift:
-            terms.append(Term("kd_divergence", ForwardKL(section.temperature), monitored=True))
+        terms += (_embedding_terms(section, teacher_config, student_config) if task.signal == "embedding"
+                  else _logits_terms(section, task))
     if section.hard_label_weight:
-        terms.append(Term("hard", HardLabels(), scheduled(section.hard_label_weight, section.hard_label_schedule)))
+        terms.append(Term("hard", task.hard_loss(), scheduled(section.hard_label_weight, section.hard_label_schedule),
+                          all_heads=task.num_heads > 1))
     for match in section.matches:
+        if teacher_config is None:
+            raise ConfigError("distillation.matches: a teacher that is only numbers has no layers; take the matches "
+                              "out, or give a model as teacher")
         terms += _match_terms(match, teacher_config, student_config)
     names = [term.name for term in terms]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -44,9 +53,52 @@ def distillation_objective(section: DistillationSection, teacher_config: Any, st
     return Objective(terms)
 
 
-def supervised_objective() -> Objective:
-    """Cross-entropy with the data's labels alone."""
-    return Objective([Term("hard", HardLabels())])
+def supervised_objective(task: Task[Any]) -> Objective:
+    """The task's loss with the data's labels alone."""
+    return Objective([Term("hard", task.hard_loss(), all_heads=task.num_heads > 1)])
+
+
+_OF_LOGITS = ("temperature", "temperature_strategy", "loss", "loss_schedule", "probability_shift", "hard_label_weight")
+
+
+def _require_sense(section: DistillationSection, task: Task[Any]) -> None:
+    if task.signal == "embedding":
+        idle = [name for name in _OF_LOGITS if getattr(section, name)]
+        if idle:
+            raise ConfigError(f"distillation: {', '.join(idle)} {'is' if len(idle) == 1 else 'are'} about logits or "
+                              f"labels, and {task.name} has none; use embedding: {{cosine: 1, relation: 1}}")
+    elif section.embedding is not None:
+        raise ConfigError(f"distillation.embedding is for the task sentence-embedding; {task.name} compares logits: "
+                          "use loss")
+    if section.loss is not None and task.kd_losses is not None and section.loss not in task.kd_losses:
+        raise ConfigError(f"distillation.loss: {section.loss} makes no sense for this kind of label; use "
+                          f"{' or '.join(task.kd_losses)}")
+    if section.probability_shift and task.kd_losses is not None:
+        raise ConfigError("distillation.probability_shift exchanges the logits of two classes, of which one is the "
+                          "label; with this kind of label leave it out")
+
+
+def _logits_terms(section: DistillationSection, task: Task[Any]) -> list[Term]:
+    usual = task.kd_losses[0] if task.kd_losses else "forward_kl"
+    name, choice = section.loss or usual, section.temperature_strategy
+    temperature = section.temperature or (1.0 if usual == "mse" else USUAL_TEMPERATURE)
+    loss = kd_loss(name, temperature, strategy=None if choice is None else strategy_of(choice),
+                   probability_shift=section.probability_shift)
+    every_head = task.num_heads > 1
+    terms = [Term("kd", loss, scheduled(section.loss_weight, section.loss_schedule), all_heads=every_head)]
+    if name != usual or choice is not None or section.probability_shift:
+        terms.append(Term("kd_divergence", kd_loss(usual, temperature), all_heads=every_head, monitored=True))
+    return terms
+
+
+def _embedding_terms(section: DistillationSection, teacher_config: Any, student_config: Any) -> list[Term]:
+    widths = student_config.hidden_size, teacher_config.hidden_size
+    terms = []
+    for name, weight in (section.embedding or USUAL_EMBEDDING_LOSSES).items():
+        loss = EMBEDDING_LOSSES[name]
+        projection = PROJ_MAP["linear"](*widths) if loss.same_width and widths[0] != widths[1] else None
+        terms.append(Term(name, loss(projection), Constant(weight * section.loss_weight)))
+    return [term for term in terms if not is_always_zero(term.weight)]
 
 
 def scheduled(weight: float, schedule: str | None) -> Schedule:

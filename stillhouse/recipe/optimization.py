@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from stillhouse.recipe.schema import TrainingSettings
+from stillhouse.recipe.training_schema import TrainingSettings
 from stillhouse.training import EverySteps, PerEpoch
 from stillhouse.training.saving import SavePolicy
 from stillhouse.types import Duration, DurationUnit

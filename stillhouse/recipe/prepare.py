@@ -3,49 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse.adaptors import ModuleOutputs
-from stillhouse.errors import ConfigError, PlanError, UsageError, unknown_name
+from stillhouse.errors import ConfigError
 from stillhouse.plan import Distillation
-from stillhouse.recipe import fitting, teacher_store
-from stillhouse.recipe.attention_maps import compares_attention, give_attention_maps, trained_on_attention_maps
+from stillhouse.recipe import fitting
+from stillhouse.recipe.attention_maps import compares_attention, give_attention_maps
 from stillhouse.recipe.caching import CachePlan, plan_cache
 from stillhouse.recipe.fitting import Ground
 from stillhouse.recipe.objectives import distillation_objective, supervised_objective
-from stillhouse.recipe.schema import Recipe, StudentSection
-from stillhouse.recipe.vocabulary import require_embeddings, require_same_vocabulary
-from stillhouse.students import StudentSpec, build_student, plan_student
-from stillhouse.tasks import TASKS, DataSpec, EncodedSplit, Task
-from stillhouse.tasks.pretrained import require_fit
-from stillhouse.teachers import LiveTeacher, NoTeacher
+from stillhouse.recipe.reading import Reading, labelled_rows, load_task, read_by_both
+from stillhouse.recipe.schema import Recipe
+from stillhouse.recipe.student_making import NewStudent, make_student
+from stillhouse.recipe.teaching import StandIns, Teaching, load_teaching
+from stillhouse.tasks import EncodedSplit, Task
+from stillhouse.tasks.augmentation import augmented
+from stillhouse.teachers import NoTeacher
 from stillhouse.training import LoaderSource, Precision, resolve_device, resolve_precision, total_steps
-from stillhouse.training.randomness import seed_everything, untouched
-
-
-class Loaded(NamedTuple):
-    """A model and its tokenizer."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-
-
-class NewStudent(NamedTuple):
-    """An untrained student on the CPU, a line that says what it is, and the attention dropouts it goes without."""
-
-    model: PreTrainedModel
-    origin: str
-    attention_dropouts: Mapping[str, float]
-
-
-StandIns = Mapping[str, Loaded]
-"""For paths that an earlier stage has yet to write: a model of the same shape with the same tokenizer."""
+from stillhouse.training.randomness import seeded
 
 
 @dataclass(frozen=True)
@@ -53,35 +34,32 @@ class Distilling:
     """A teacher and the student that learns from it.
 
     Attributes:
-        student: on the CPU, untrained.
-        origin: a line that says what the student is.
-        attention_dropouts: those of the student's configuration, if it is trained without them.
-        starts_from: ``"the teacher's layers"``, ``"scratch"`` or the path of a model.
-        plan: the student, the live teacher and the objective, checked against each other.
+        student: on the CPU, untrained, and what is known of it.
+        reading: the rows as both models read them.
+        plan: the student, the teacher and the objective, checked against each other.
         cache: how the teacher's answers are kept.
     """
 
-    student: PreTrainedModel
-    origin: str
-    attention_dropouts: Mapping[str, float]
-    starts_from: str
+    student: NewStudent
+    reading: Reading
     plan: Distillation
     cache: CachePlan
 
 
 @dataclass
 class Prepared:
-    """The parts of a run. ``teacher`` is the base model until it has been fine-tuned, if it is to be."""
+    """The parts of a run. The teachers are the base models until they have been fine-tuned, if they are to be.
+
+    Attributes:
+        augmented: how many training rows were added, and from where; empty without augmentation.
+    """
 
     recipe: Recipe
-    task: Task
-    tokenizer: PreTrainedTokenizerBase
-    splits: dict[str, EncodedSplit]
+    task: Task[Any]
+    augmented: str
+    teaching: Teaching
     device: torch.device
     precision: Precision
-    teacher: PreTrainedModel
-    teacher_entry: teacher_store.Entry | None
-    teacher_is_trained: bool
     stand_ins: StandIns
     distilling: Distilling
     total_steps: int
@@ -89,17 +67,35 @@ class Prepared:
     @property
     def student(self) -> PreTrainedModel:
         """The student, trained or not yet."""
-        return self.distilling.student
+        return self.distilling.student.model
 
     @property
-    def teacher_is_stand_in(self) -> bool:
-        """Whether the teacher is what an earlier stage has yet to train."""
-        return str(self.recipe.teacher.model) in self.stand_ins
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """What the student reads with."""
+        return self.distilling.student.tokenizer
+
+    @property
+    def splits(self) -> Mapping[str, EncodedSplit]:
+        """The rows as the student reads them."""
+        return self.distilling.reading.student
 
     @property
     def ground(self) -> Ground:
-        """What every training of the run shares."""
-        return Ground(self.task, self.splits["train"], self.splits["validation"], self.device)
+        """What the student's training needs to know of the data."""
+        return Ground(self.task, self.distilling.reading.train, self.splits["validation"], self.device)
+
+    @property
+    def teacher_ground(self) -> Ground:
+        """The same for the fine-tuning of a teacher: rows with labels, as the teacher reads them."""
+        assert self.teaching.tokenizer is not None
+        labelled = labelled_rows(self.task, self.teaching.tokenizer)
+        return Ground(self.task, labelled, self.task.encode("validation", self.teaching.tokenizer), self.device)
+
+    @property
+    def contrast_ground(self) -> Ground:
+        """The same for the student without a teacher."""
+        labelled = labelled_rows(self.task, self.tokenizer)
+        return Ground(self.task, labelled, self.splits["validation"], self.device)
 
     @property
     def reported_split(self) -> str:
@@ -113,146 +109,65 @@ def prepare(recipe: Recipe, stand_ins: StandIns | None = None) -> Prepared:
     Raises `ConfigError`, `DataError` and `PlanError` for all that can be known before training.
     """
     stand_ins = stand_ins or {}
+    device = resolve_device(recipe.training.device)
+    precision = resolve_precision(recipe.training.precision, device)
+    task = load_task(recipe)
+    teaching = load_teaching(recipe.teacher, task, stand_ins, device)
+    augmented = add_rows(recipe, task, teaching)
+    distilling = _distilling(recipe, task, teaching, stand_ins, precision)
+    fitting.check_gradient_checkpointing(distilling.student.model, recipe.training, "training")
     training = recipe.training
-    device = resolve_device(training.device)
-    precision = resolve_precision(training.precision, device)
-    if recipe.task not in TASKS:
-        raise ConfigError("task: " + unknown_name("task", recipe.task, TASKS))
-    task = TASKS[recipe.task](data_spec(recipe))
-    task.load()
-    base, tokenizer = load_teacher(recipe, task, stand_ins)
-    splits = {split: task.encode(split, tokenizer) for split in task.num_rows}
-    entry = None
-    teacher = base
-    if recipe.teacher.train is not None:
-        fitting.check_gradient_checkpointing(base, recipe.teacher.train, "teacher.train")
-        entry = teacher_store.entry_for(base, tokenizer, task, recipe.teacher.train,
-                                        resolve_precision(recipe.teacher.train.precision, device))
-        if entry.is_stored:
-            teacher = entry.load(task)
-    is_trained = entry is None or entry.is_stored
-    is_known = is_trained and str(recipe.teacher.model) not in stand_ins
-    distilling = _distilling(recipe, task, Loaded(teacher, tokenizer), stand_ins, precision, splits["train"], is_known)
-    fitting.check_gradient_checkpointing(distilling.student, training, "training")
-    loader = task.loader(splits["train"], batch_size=training.batch_size, seed=training.seed, shuffle=True)
+    loader = task.loader(distilling.reading.train, batch_size=training.batch_size, seed=training.seed, shuffle=True)
     steps = total_steps(LoaderSource(loader), fitting.options_of(training, len(loader), precision, device))
     assert steps is not None
-    return Prepared(recipe, task, tokenizer, splits, device, precision, teacher, entry, is_trained, stand_ins,
-                    distilling, steps)
+    return Prepared(recipe, task, augmented, teaching, device, precision, stand_ins, distilling, steps)
 
 
-def with_trained_teacher(prepared: Prepared, teacher: PreTrainedModel) -> Prepared:
-    """The same run after its teacher was fine-tuned: the student is made from the teacher as it is now."""
-    distilling = _distilling(prepared.recipe, prepared.task, Loaded(teacher, prepared.tokenizer), prepared.stand_ins,
-                             prepared.precision, prepared.splits["train"], teacher_is_known=True)
-    return dataclasses.replace(prepared, teacher=teacher, teacher_is_trained=True, distilling=distilling)
+def with_trained_teachers(prepared: Prepared, models: list[PreTrainedModel]) -> Prepared:
+    """The same run after its teachers were fine-tuned: the student is made from the teacher as it is now."""
+    teaching = prepared.teaching.with_models(models)
+    distilling = _distilling(prepared.recipe, prepared.task, teaching, prepared.stand_ins, prepared.precision,
+                             is_known=True)
+    return dataclasses.replace(prepared, teaching=teaching, distilling=distilling)
 
 
-def _distilling(recipe: Recipe, task: Task, teacher: Loaded, stand_ins: StandIns, precision: Precision,
-                rows: EncodedSplit, teacher_is_known: bool) -> Distilling:
+def _distilling(recipe: Recipe, task: Task[Any], teaching: Teaching, stand_ins: StandIns, precision: Precision,
+                is_known: bool | None = None) -> Distilling:
     """Student, plan and cache. The teacher is known if it is what will teach, and nothing is to train it first."""
-    if compares_attention(recipe.distillation):
-        give_attention_maps(teacher.model)
-    student, origin, dropouts = make_student(recipe, task, teacher, stand_ins)
+    is_known = teaching.is_known if is_known is None else is_known
+    matched = teaching.matched
+    if matched is not None and compares_attention(recipe.distillation):
+        give_attention_maps(matched)
+    student = make_student(recipe, task, teaching, stand_ins)
+    reading = read_by_both(recipe, task, teaching, student)
     with seeded(recipe.training.seed):  # the same seed gives the same projections
-        objective = distillation_objective(recipe.distillation, teacher.model.config, student.config)
-    source = LiveTeacher(teacher.model, ModuleOutputs(task.adaptor()), precision.autocast_dtype)
-    plan = Distillation(student, ModuleOutputs(task.adaptor()), source, objective)
+        objective = distillation_objective(recipe.distillation, task, None if matched is None else matched.config,
+                                           student.model.config)
+    source = teaching.source(task, precision.autocast_dtype)
+    plan = Distillation(student.model, ModuleOutputs(task.adaptor()), source, objective)
+    keys = plan.needs()["default"].teacher
     cache = plan_cache(recipe.cache, recipe.cache_dtype, precision.autocast_dtype,
-                       source.fingerprint if teacher_is_known else None, plan.needs()["default"].teacher, source.width,
-                       rows.mean_length, len(rows))
-    return Distilling(student, origin, dropouts, _starting_point(recipe.student, teacher.model), plan, cache)
+                       source.fingerprint if is_known else None, keys, source.width, reading.teacher_length,
+                       len(reading.train), reading.uncacheable(recipe, task, keys))
+    return Distilling(student, reading, plan, cache)
 
 
-def _starting_point(section: StudentSection, teacher: PreTrainedModel) -> str:
-    if section.model is not None:
-        return section.model
-    return "scratch" if plan_student(teacher.config, student_spec(section)).from_scratch else "the teacher's layers"
+def add_rows(recipe: Recipe, task: Task[Any], teaching: Teaching) -> str:
+    """Add the rows that the recipe's augmentation makes, and say how many; `ConfigError` if nobody labels them."""
+    if recipe.augmentation is None:
+        return ""
+    section = recipe.distillation
+    if recipe.teacher.column is not None:
+        raise ConfigError("augmentation: the teacher's numbers are those of the texts in the data and say nothing about "
+                          "others; leave augmentation out, or give a teacher that is a model or a function")
+    if not section.loss_weight and not section.matches:
+        raise ConfigError("augmentation: its rows have no labels but what the teacher says of them, and nothing is "
+                          "learned from the teacher here; raise distillation.loss_weight, or leave augmentation out")
+    found = augmented(task, recipe.augmentation, None if teaching.tokenizer is None else teaching.tokenizer.mask_token)
+    task.add_examples(found.examples)
+    return found.description
 
 
-def data_spec(recipe: Recipe) -> DataSpec:
-    """The task's own description of the data."""
-    return DataSpec(**{name: getattr(recipe.data, name) for name in type(recipe.data).model_fields})
-
-
-def load_teacher(recipe: Recipe, task: Task, stand_ins: StandIns) -> Loaded:
-    """The teacher before any fine-tuning. Raises `PlanError` for one that was never trained and is not to be."""
-    path, train = str(recipe.teacher.model), recipe.teacher.train
-    if path in stand_ins:
-        return _fitting(stand_ins[path], path, "teacher.model", task)
-    with seeded(train.seed if train else 0), about("teacher.model"):
-        model = task.load_model(path)
-    if train is None and type(model).__name__ not in (model.config.architectures or ()):
-        raise PlanError(f"teacher.model {path!r} has no trained head for {recipe.task} (it holds "
-                        f"{', '.join(model.config.architectures or ['an unnamed model'])}), so it cannot teach yet; "
-                        "add train: {epochs: 3, learning_rate: 5e-5} to the teacher, or give a fine-tuned model")
-    with about("teacher.model"):
-        tokenizer = task.load_tokenizer(path)
-    require_embeddings(model, tokenizer, f"teacher.model {path!r}")
-    return Loaded(model, tokenizer)
-
-
-def make_student(recipe: Recipe, task: Task, teacher: Loaded, stand_ins: StandIns) -> NewStudent:
-    """The untrained student, whether a teacher will train it or not. The same seed gives the same weights.
-
-    If the recipe compares attention maps, it gives them and has no dropout on them.
-    """
-    model, origin = _made_or_loaded(recipe, task, teacher, stand_ins)
-    if not compares_attention(recipe.distillation):
-        return NewStudent(model, origin, {})
-    model, dropouts = trained_on_attention_maps(model)
-    return NewStudent(model, origin + (", attention dropout off" if dropouts else ""), dropouts)
-
-
-def _made_or_loaded(recipe: Recipe, task: Task, teacher: Loaded, stand_ins: StandIns) -> tuple[PreTrainedModel, str]:
-    section, seed, teacher_path = recipe.student, recipe.training.seed, str(recipe.teacher.model)
-    if section.model is None:
-        spec = student_spec(section)
-        shape = plan_student(teacher.model.config, spec)
-        with about("student"):
-            require_fit("made from the teacher", shape.config, None, task.spec.max_length)
-        return build_student(teacher.model, spec, seed=seed), shape.description
-    if section.model in stand_ins:
-        earlier = _fitting(stand_ins[section.model], section.model, "student.model", task)
-        require_same_vocabulary(teacher.tokenizer, earlier.tokenizer, teacher_path, section.model)
-        return earlier.model, f"the student of an earlier stage, {section.model}"
-    with seeded(seed), about("student.model"):
-        model = task.load_model(section.model)
-        own_tokenizer = task.load_tokenizer(section.model)
-    require_same_vocabulary(teacher.tokenizer, own_tokenizer, teacher_path, section.model)
-    require_embeddings(model, teacher.tokenizer, f"student.model {section.model!r}")
-    return model, f"loaded from {section.model}"
-
-
-def student_spec(section: StudentSection) -> StudentSpec:
-    """The description of a student made from the teacher."""
-    return StudentSpec(shape=section.shape, layers=section.layers, keep=section.keep, config=section.config)
-
-
-def _fitting(stand_in: Loaded, path: str, key: str, task: Task) -> Loaded:
-    """The stand-in, if what it stands for could be loaded for this stage's data."""
-    with about(key):
-        require_fit(path, stand_in.model.config, task.label_names, task.spec.max_length)
-    return stand_in
-
-
-@contextmanager
-def about(key: str) -> Iterator[None]:
-    """Errors inside say which key of the recipe they are about."""
-    try:
-        yield
-    except UsageError as error:
-        raise type(error)(f"{key}: {error}") from error
-
-
-def supervised_plan(task: Task, model: PreTrainedModel) -> Distillation:
+def supervised_plan(task: Task[Any], model: PreTrainedModel) -> Distillation:
     """Training on the labels alone."""
-    return Distillation(model, task.adaptor(), NoTeacher(), supervised_objective())
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """All global generators seeded inside, and as before afterwards."""
-    with untouched():
-        seed_everything(seed)
-        yield
+    return Distillation(model, task.adaptor(), NoTeacher(), supervised_objective(task))

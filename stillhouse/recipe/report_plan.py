@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import PreTrainedModel
 
 from stillhouse.errors import ConfigError
@@ -11,6 +13,9 @@ from stillhouse.recipe.prepare import Prepared, prepare
 from stillhouse.recipe.run_folder import RunFolder
 from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.stages import prepared_stages
+from stillhouse.recipe.teaching import Member
+from stillhouse.students.shapes import DEPTH, WIDTH, size_of
+from stillhouse.tasks import Task
 
 
 def plan(recipe: Recipe) -> str:
@@ -30,11 +35,11 @@ def plan_text(prepared: Prepared) -> str:
     recipe, task = prepared.recipe, prepared.task
     rows = ", ".join(f"{split} {number:,}" for split, number in task.num_rows.items())
     lines = [
-        ("task", f"{recipe.task}, {len(task.label_names)} labels, chosen by {task.metric}"),
+        ("task", f"{recipe.task}, {_labels(task)}chosen by {task.metric}"),
         ("data", f"{rows} rows; {prepared.splits['train'].mean_length:.1f} tokens a row on average"),
-        ("teacher", _teacher_line(prepared)),
-        ("", _size_line(prepared.teacher)),
-        ("student", prepared.distilling.origin),
+        *([("", prepared.augmented)] if prepared.augmented else []),
+        *_teacher_lines(prepared),
+        ("student", prepared.distilling.student.origin),
         ("", _size_line(prepared.student)),
         ("needs", prepared.distilling.plan.needs()["default"].describe()),
         ("training", _training_line(prepared)),
@@ -46,21 +51,40 @@ def plan_text(prepared: Prepared) -> str:
     return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
 
 
-def _teacher_line(prepared: Prepared) -> str:
-    teacher, entry = prepared.recipe.teacher, prepared.teacher_entry
-    if entry is None or teacher.train is None:
-        return f"{teacher.model}, as it is"
-    if prepared.teacher_is_trained:
-        return f"{teacher.model}, fine-tuned before, in {entry.folder}"
-    length = f"{teacher.train.epochs:g} epochs" if teacher.train.epochs else f"{teacher.train.steps} steps"
-    folder = entry.folder.parent if prepared.teacher_is_stand_in else entry.folder  # its name is not known yet
-    return f"{teacher.model}, to be fine-tuned for {length} and kept in {folder}"
+def _labels(task: Task[Any]) -> str:
+    return f"{len(task.label_names)} labels, " if len(task.label_names) > 1 else ""
+
+
+def _teacher_lines(prepared: Prepared) -> list[tuple[str, str]]:
+    section = prepared.recipe.teacher
+    if section.column is not None:
+        return [("teacher", f"the {section.form} in column {section.column}")]
+    if section.function is not None:
+        return [("teacher", f"the function {section.function}")]
+    lines = []
+    for number, member in enumerate(prepared.teaching.members):
+        lines += [("" if number else "teacher", _member_line(member)), ("", _size_line(member.model))]
+    if len(prepared.teaching.members) > 1:
+        lines.append(("", f"together by the mean of their {section.average}"))
+    return lines
+
+
+def _member_line(member: Member) -> str:
+    entry, training = member.entry, member.training
+    if entry is None or training is None:
+        return f"{member.path}, as it is"
+    seed = f" with seed {training.seed}" if training.seed else ""
+    if entry.is_stored:
+        return f"{member.path}, fine-tuned before{seed}, in {entry.folder}"
+    length = f"{training.epochs:g} epochs" if training.epochs else f"{training.steps} steps"
+    folder = entry.folder.parent if member.is_stand_in else entry.folder  # its name is not known yet
+    return f"{member.path}, to be fine-tuned for {length}{seed} and kept in {folder}"
 
 
 def _contrast_line(prepared: Prepared) -> str:
     if prepared.recipe.contrast == "none":
         return "none"
-    return f"the same student, from {prepared.distilling.starts_from}, without a teacher, as many steps"
+    return f"the same student, from {prepared.distilling.student.starts_from}, without a teacher, as many steps"
 
 
 def _output_line(recipe: Recipe) -> str:
@@ -72,8 +96,8 @@ def _output_line(recipe: Recipe) -> str:
 
 
 def _size_line(model: PreTrainedModel) -> str:
-    config = model.config
-    return (f"{type(model).__name__}, {config.num_hidden_layers} layers x {config.hidden_size}, "
+    depth, width = (size_of(model.config, name) for name in (DEPTH, WIDTH))
+    return (f"{type(model).__name__}, {depth} layer{'' if depth == 1 else 's'} x {width}, "
             f"{count_parameters(model):,} parameters, {readable_bytes(size_bytes(model))}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,17 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
-from stillhouse.metrics import agreement
 from stillhouse.recipe.attention_maps import write_back
 from stillhouse.recipe.fitting import PhaseRecord, train
-from stillhouse.recipe.measuring import size_and_speed
-from stillhouse.recipe.prepare import Loaded, Prepared, make_student, prepare, supervised_plan
-from stillhouse.recipe.prepare import with_trained_teacher as ready
+from stillhouse.recipe.judging import judged_teacher
+from stillhouse.recipe.measuring import size_and_speed, together
+from stillhouse.recipe.prepare import Prepared, prepare, supervised_plan
+from stillhouse.recipe.prepare import with_trained_teachers as ready
 from stillhouse.recipe.run_folder import RunFolder
 from stillhouse.recipe.schema import Recipe
+from stillhouse.recipe.student_making import make_student
 from stillhouse.recipe.summary import results_text
-from stillhouse.recipe.teacher_training import trained_teacher
+from stillhouse.recipe.teacher_training import teacher_phase, trained_teachers
 from stillhouse.recipe.versions import versions
 from stillhouse.tasks import Judgement
 from stillhouse.training import ConsoleSink, Sink, distributed
@@ -87,18 +88,13 @@ class _Execution:
 
     def results(self) -> dict[str, Any]:
         """Run every phase; the content of ``metrics.json``."""
-        teacher, self.seconds["teacher_training"] = trained_teacher(
-            self.prepared, self.folder.phase("teacher", self.watch.sinks_of("teacher")), self.watch.say)
-        if not self.prepared.teacher_is_trained:
-            self.prepared = ready(self.prepared, teacher)
-            self.folder.forget("teacher")
-        on_device: nn.Module = self.prepared.teacher
-        on_device.to(self.prepared.device)
-        teacher_judged = self._judged(on_device)
-        self._tell("teacher", teacher_judged)
+        self._train_teachers()
+        teacher_judged = self._teacher_judged()
+        if teacher_judged:
+            self._tell("teacher", teacher_judged)
         record = self._distil()
         student = self.prepared.student
-        write_back(self.prepared.distilling.attention_dropouts, student)
+        write_back(self.prepared.distilling.student.attention_dropouts, student)
         if distributed.is_main():
             self.folder.save_student(student, self.prepared.tokenizer)
         student_judged = self._judged(student)
@@ -108,6 +104,17 @@ class _Execution:
         phases = {name: round(value, 2) for name, value in self.seconds.items()}
         metrics["wall_time_s"] = {**phases, "total": round(sum(phases.values()), 2)}
         return metrics
+
+    def _train_teachers(self) -> None:
+        watch, number = self.watch, len(self.prepared.teaching.members)
+        were_trained = self.prepared.teaching.is_trained
+        models, self.seconds["teacher_training"] = trained_teachers(
+            self.prepared, lambda name: self.folder.phase(name, watch.sinks_of(name)), watch.say)
+        if not were_trained:
+            self.prepared = ready(self.prepared, models)
+            for index in range(number):
+                self.folder.forget(teacher_phase(index, number))
+        self.prepared.teaching.move_to(self.prepared.device)
 
     def _distil(self) -> PhaseRecord:
         prepared, distilling = self.prepared, self.prepared.distilling
@@ -127,28 +134,38 @@ class _Execution:
         prepared, recipe = self.prepared, self.prepared.recipe
         if recipe.contrast == "none":
             return None
-        teacher = Loaded(prepared.teacher, prepared.tokenizer)
-        model = make_student(recipe, prepared.task, teacher, prepared.stand_ins).model
-        record = train(supervised_plan(prepared.task, model), recipe.training, prepared.precision, prepared.ground,
+        model = make_student(recipe, prepared.task, prepared.teaching, prepared.stand_ins).model
+        settings = recipe.training
+        if prepared.augmented:  # the rows with labels alone are fewer; the steps stay as many
+            settings = settings.model_copy(update={"epochs": None, "steps": prepared.total_steps})
+        record = train(supervised_plan(prepared.task, model), settings, prepared.precision, prepared.contrast_ground,
                        self.folder.phase("contrast", self.watch.sinks_of("without teacher")))
         self.seconds["contrast"] = record.seconds_s
         judged = self._judged(model)
         self._tell("the same student without a teacher", judged)
-        return {**self._quality(judged), "starts_from": prepared.distilling.starts_from, "steps": record.steps,
+        return {**self._quality(judged), "starts_from": prepared.distilling.student.starts_from, "steps": record.steps,
                 "best_step": record.best_step}
 
     def _judged(self, model: nn.Module) -> dict[str, Judgement]:
-        """The model's answers on validation and test data."""
+        """The student's answers on validation and test data."""
+        return self._timed(lambda split: self.prepared.task.evaluate(
+            model, self.prepared.splits[split], autocast_dtype=self.prepared.precision.autocast_dtype))
+
+    def _teacher_judged(self) -> dict[str, Judgement]:
+        """The teacher's answers on these, of several together; none where soft labels stand in the train data alone."""
+        prepared = self.prepared
+        source = prepared.teaching.source(prepared.task, prepared.precision.autocast_dtype)
+        return self._timed(lambda split: judged_teacher(prepared, source, split))
+
+    def _timed(self, judge: Callable[[str], Judgement | None]) -> dict[str, Judgement]:
         started = time.perf_counter()
-        judged = {
-            split: self.prepared.task.evaluate(model, rows, autocast_dtype=self.prepared.precision.autocast_dtype)
-            for split, rows in self.prepared.splits.items() if split != "train"
-        }
+        judged = {split: judge(split) for split in self.prepared.splits if split != "train"}
         self.seconds["evaluation"] = self.seconds.get("evaluation", 0.0) + time.perf_counter() - started
-        return judged
+        return {split: one for split, one in judged.items() if one is not None}
 
     def _quality(self, judged: dict[str, Judgement]) -> dict[str, Any]:
-        return {**judged[self.prepared.reported_split].metrics, "validation": judged["validation"].metrics}
+        validation = {"validation": judged["validation"].metrics} if "validation" in judged else {}
+        return {**judged[self.prepared.reported_split].metrics, **validation}
 
     def _tell(self, who: str, judged: dict[str, Judgement]) -> None:
         split = self.prepared.reported_split
@@ -158,23 +175,25 @@ class _Execution:
     def _metrics(self, teacher: dict[str, Judgement], student: dict[str, Judgement], record: PhaseRecord,
                  contrast: dict[str, Any] | None) -> dict[str, Any]:
         prepared, split = self.prepared, self.prepared.reported_split
+        metric, ours = prepared.task.metric, student[split]
         started = time.perf_counter()
         rows = prepared.splits[split]
-        speeds = [size_and_speed(model, rows, prepared.ground, prepared.precision)
-                  for model in (prepared.teacher, prepared.student)]
+        speed = size_and_speed(prepared.student, rows, prepared.ground, prepared.precision)
+        teachers = [size_and_speed(member.model, prepared.distilling.reading.teacher[split], prepared.ground,
+                                   prepared.precision) for member in prepared.teaching.members]
         self.seconds["measuring"] = time.perf_counter() - started
-        best = teacher[split].metrics[prepared.task.metric]
+        best = teacher[split].metrics[metric] if split in teacher else None
         return {
-            "task": prepared.recipe.task, "metric": prepared.task.metric, "split": split,
+            "task": prepared.recipe.task, "metric": metric, "split": split,
             "rows": dict(prepared.task.num_rows),
-            "teacher": self._quality(teacher) | speeds[0],
-            "student": self._quality(student) | speeds[1] | {
-                "agreement_with_teacher": agreement(student[split].logits, teacher[split].logits),
+            "teacher": self._quality(teacher) | together(teachers) if split in teacher else None,
+            "student": self._quality(student) | speed | {
+                "agreement_with_teacher": ours.agreement(teacher[split]) if split in teacher else None,
                 "steps": record.steps, "best_step": record.best_step, "stopped": record.reason},
-            "retention": student[split].metrics[prepared.task.metric] / best if best else None,
+            "retention": ours.metrics[metric] / best if best else None,
             "contrast": contrast,
             "teacher_forwards": {"distillation": record.rows_forwarded,
-                                 "evaluation": sum(len(judged.labels) for judged in teacher.values())},
+                                 "evaluation": sum(len(prepared.splits[split]) for split in teacher)},
             "device": str(prepared.device), "precision": str(prepared.precision),
             "versions": versions(),
         }

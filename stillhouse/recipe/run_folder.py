@@ -80,7 +80,7 @@ class RunFolder:
             raise CheckpointError(f"{self.metrics_path} cannot be read: {error}") from error
 
     def phase(self, name: str, sinks: list[Sink]) -> Phase:
-        """Where one training keeps its things; ``name`` is ``"teacher"``, ``"student"`` or ``"contrast"``."""
+        """Where one training keeps its things: ``"student"``, ``"contrast"``, ``"teacher"`` or ``"teacher-0"``, ..."""
         own = name == "student"
         checkpoints = self.path / "checkpoints"
         return Phase(checkpoints if own else checkpoints / name,
@@ -202,8 +202,9 @@ class RunFolder:
                 path.unlink()
 
     def _has_checkpoints(self) -> bool:
-        folders = (self.phase(name, []).checkpoints_dir for name in ("teacher", "student", "contrast"))
-        return any(steps(folder) for folder in folders)
+        checkpoints = self.path / "checkpoints"
+        inside = [path for path in checkpoints.iterdir() if path.is_dir()] if checkpoints.is_dir() else []
+        return any(steps(folder) for folder in [checkpoints, *inside])
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:

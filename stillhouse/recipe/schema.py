@@ -5,190 +5,34 @@ Relative paths, of data as of models and of the output, are relative to the curr
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from stillhouse import plugins
-from stillhouse.errors import ConfigError
+from stillhouse.errors import ConfigError, unknown_name
 from stillhouse.recipe import yaml_files
 from stillhouse.recipe.distillation_schema import DistillationSection
 from stillhouse.recipe.merging import apply_override, merge_stages, plugin_files
-from stillhouse.recipe.section import Section
-from stillhouse.recipe.validation import config_error, unknown_key
-from stillhouse.recipe.values import (
-    CacheName,
-    Count,
-    DurationText,
-    Keep,
-    LabelNames,
-    LayerNumbers,
-    NotNegative,
-    Positive,
-    as_tuple,
-)
-from stillhouse.types import Duration, DurationUnit
-
-
-class TrainingSettings(Section):
-    """What fine-tuning a teacher and training a student have in common."""
-
-    default_epochs: ClassVar[float]
-
-    epochs: Positive | None = None
-    """Passes over the training data; a fraction trains a part. Or give steps."""
-    steps: Count | None = None
-    """Optimizer steps, instead of epochs, over as many passes as it takes."""
-    batch_size: Count = 32
-    """Rows in a micro-batch (on each process)."""
-    accumulation: Count = 1
-    """Micro-batches in an optimizer step."""
-    learning_rate: Positive = 1e-4
-    """The highest learning rate."""
-    warmup: DurationText = 0.1
-    """How long the learning rate rises: a share of training from 0 to 1, 'N steps' or 'N epochs'."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the learning rate falls after the warm-up, to 0 at the end (constant: not at all)."""
-    weight_decay: NotNegative = 0.01
-    """AdamW's weight decay; biases and normalisation weights are left out."""
-    max_grad_norm: Positive | None = 1.0
-    """The gradient of all that is trained is clipped to this norm; null does not clip."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto is bf16 where the hardware has it, else fp32."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Decides new weights, the order of the data and dropout."""
-    evaluate_every: DurationText = "1 epochs"
-    """How often the model is judged on the validation data and a checkpoint is kept: 'N steps' or 'N epochs'."""
-    keep_last: Count = 1
-    """How many newest checkpoints are kept, beside the best one."""
-    early_stopping: Count | None = None
-    """Stop after so many evaluations without a better one; null never does."""
-    gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass: less memory, more time."""
-    log_every: Count = 50
-    """Optimizer steps between logged values."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_length(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        given = [name for name in ("epochs", "steps") if values.get(name) is not None]
-        if len(given) == 2:
-            raise ValueError("give epochs or steps, not both")
-        return values if given else {**values, "epochs": cls.default_epochs}
-
-    @field_validator("evaluate_every")
-    @classmethod
-    def _whole_epochs(cls, value: str | float) -> str | float:
-        duration = Duration.parse(value)
-        if duration.value <= 0 or (duration.unit is DurationUnit.EPOCHS and duration.value != int(duration.value)):
-            raise ValueError(f"{value!r}: write 'N steps' or 'N epochs' with a whole number from 1")
-        return value
-
-
-class TeacherTraining(TrainingSettings):
-    """How the teacher is fine-tuned first. It is done once: the result is stored by content and used again."""
-
-    default_epochs = 3.0
-
-    learning_rate: Positive = 5e-5
-    """The highest learning rate."""
-
-
-class StudentTraining(TrainingSettings):
-    """How the student is trained."""
-
-    default_epochs = 10.0
-
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:1: where everything runs, the teacher included."""
-
-
-class TeacherSection(Section):
-    """The teacher: a model, fine-tuned on the task already or by ``train``; or the student of an earlier stage."""
-
-    model: str | None = None
-    """A folder with a model and its tokenizer, or a hub id."""
-    train: TeacherTraining | None = None
-    """Fine-tune the model on the training data first."""
-    run: str | None = None
-    """The name of an earlier stage, whose student teaches."""
-
-    @model_validator(mode="after")
-    def _one_way(self) -> TeacherSection:
-        if (self.model is None) == (self.run is None):
-            raise ValueError("give either model: PATH_OR_HUB_ID or run: NAME_OF_AN_EARLIER_STAGE")
-        return self
-
-
-class StudentSection(Section):
-    """The student, described in exactly one way. Other keys are values of the teacher's configuration to replace."""
-
-    shape: str | None = None
-    """A named shape: T6, T3 (from the teacher's layers), T3-small, T4-tiny, T12-nano (from scratch)."""
-    layers: LayerNumbers = None
-    """The teacher's layers to keep, counted from 0."""
-    keep: Keep = None
-    """half, or how many of the teacher's layers to keep, evenly spread."""
-    config: Mapping[str, Any] | None = None
-    """A new shape from scratch, such as {num_hidden_layers: 4, hidden_size: 160}; its keys may stand here directly."""
-    model: str | None = None
-    """A folder with a model of your own and its tokenizer, or a hub id."""
-    run: str | None = None
-    """The name of an earlier stage, whose student is trained further."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather_config(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        own = list(cls.model_fields)
-        loose = {key: value for key, value in values.items() if key not in own}
-        for key in loose:
-            if difflib.get_close_matches(str(key), own, n=1, cutoff=0.75):
-                raise ValueError(f"{key}: {unknown_key(str(key), own)}; or keys of the teacher's configuration")
-        if loose and values.get("config") is not None:
-            raise ValueError(f"{', '.join(map(str, loose))}: write all values either inside config or beside it")
-        rest = {key: value for key, value in values.items() if key in own}
-        return {**rest, "config": loose} if loose else rest
-
-    @model_validator(mode="after")
-    def _one_way(self) -> StudentSection:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            ways = " or ".join(f"--set 'student={_flow({name: getattr(self, name)})}'" for name in given)
-            raise ValueError("describe the student in exactly one way: {shape: T3}, {layers: [0, 2, 4]}, {keep: half}, "
-                             "{num_hidden_layers: 4, ...}, {model: PATH} or {run: STAGE}; "
-                             f"got {' and '.join(given) or 'none'}"
-                             f"{f' (the command line replaces it whole: {ways})' if ways else ''}")
-        return self
-
-
-class DataSection(Section):
-    """The data: files (.json, .jsonl, .csv, .tsv, .parquet, also .gz), folders or hub ids."""
-
-    train: str
-    """The training data: a file, a folder or a hub id."""
-    validation: str | None = None
-    """Picks the best checkpoint; without it a tenth of the training data is held out."""
-    test: str | None = None
-    """What is reported in the end; without it the validation data is."""
-    text: str = "text"
-    """The column with the text."""
-    text_pair: str | None = None
-    """The column with the second text, for pairs."""
-    label: str = "label"
-    """The column with the label: a name, or a number from 0."""
-    label_names: LabelNames = None
-    """The names of the labels in order: a file or a list. Needed for numbers, optional for names."""
-    max_length: Annotated[int, Field(ge=2)] = 128
-    """Tokens; longer rows are cut."""
-    limit: Count | None = None
-    """Train on the first so many rows only, to try things out."""
+from stillhouse.recipe.models_schema import StudentSection, TeacherSection
+from stillhouse.recipe.training_schema import StudentTraining
+from stillhouse.recipe.values import CacheName
+from stillhouse.sections import Section, config_error
+from stillhouse.sections.values import as_tuple
+from stillhouse.tasks import TASKS, DataSpec
+from stillhouse.tasks.augmentation import Augmentation
 
 
 class Recipe(Section):
@@ -199,13 +43,18 @@ class Recipe(Section):
     name: str | None = None
     """What later stages call this one."""
     task: str
-    """What is learned: text-classification."""
+    """What is learned: text-classification, token-classification, question-answering, multiple-choice,
+    sentence-embedding or masked-lm."""
     teacher: TeacherSection
     """The teacher: {model: PATH_OR_HUB_ID}, with train: {...} if it is to be fine-tuned first."""
     student: StudentSection
-    """The student: {shape: T3}, {layers: [...]}, {keep: half}, {num_hidden_layers: 4, ...} or {model: PATH}."""
-    data: DataSection
-    """The data: {train: FILE, validation: FILE, test: FILE, text: COLUMN, label: COLUMN}."""
+    """The student: {shape: T3}, {layers: [...]}, {keep: half}, {num_hidden_layers: 4, ...}, {network: BiGRU} or
+    {model: PATH}."""
+    data: SerializeAsAny[DataSpec]
+    """The data: {train: FILE, validation: FILE, test: FILE, text: COLUMN, label: COLUMN}; its keys depend on the
+    task."""
+    augmentation: Augmentation | None = None
+    """Further training rows without labels, which the teacher labels: {unlabelled: FILE} or {functions: [masking]}."""
     distillation: DistillationSection = DistillationSection()
     """What the student learns from the teacher."""
     training: StudentTraining = StudentTraining(epochs=StudentTraining.default_epochs)
@@ -226,6 +75,22 @@ class Recipe(Section):
     def _merge_stages(cls, values: Any) -> Any:
         return merge_stages(values) if isinstance(values, Mapping) else values
 
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, name: str) -> str:
+        if name not in TASKS:
+            raise ValueError(unknown_name("task", name, TASKS))
+        return name
+
+    @field_validator("data", mode="wrap")
+    @classmethod
+    def _of_the_task(cls, values: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> DataSpec:
+        task = TASKS.get(info.data.get("task", ""))
+        if task is None:
+            checked: DataSpec = check(values)
+            return checked
+        return task.data.model_validate(values)
+
     @classmethod
     def from_dict(cls, values: Any, where: str = "the recipe") -> Recipe:
         """Check plain values. Raises one `ConfigError` that lists every problem."""
@@ -234,7 +99,7 @@ class Recipe(Section):
         try:
             recipe = cls.model_validate(dict(values))
         except ValidationError as error:
-            raise config_error(error, cls, where) from error
+            raise config_error(error, cls, where, partial(_data_model, values)) from error
         for section in ("teacher", "student"):
             if getattr(recipe, section).run is not None:
                 raise ConfigError(f"{where}: {section}.run names an earlier stage, and there are no stages; "
@@ -246,6 +111,7 @@ class Recipe(Section):
         if self.stages:
             return {"output": self.output, "stages": [stage.as_dict() for stage in self.stages]}
         plain = self.model_dump(mode="json", exclude={"stages"}, exclude_none=True)
+        plain["teacher"] = {key: value for key, value in plain["teacher"].items() if self.teacher.has_effect(key)}
         if self.training.max_grad_norm is None:
             plain["training"]["max_grad_norm"] = None
         if self.teacher.train is not None and self.teacher.train.max_grad_norm is None:
@@ -253,10 +119,15 @@ class Recipe(Section):
         return plain
 
 
-def _flow(value: Mapping[str, Any]) -> str:
-    """As one would write it on the command line."""
-    plain = {key: list(item) if isinstance(item, tuple) else item for key, item in value.items()}
-    return yaml_files.dump_line(plain)
+def _data_model(values: Mapping[str, Any], loc: tuple[int | str, ...]) -> type[DataSpec] | None:
+    """What the section ``data`` at this place may say, which depends on the task that stands beside it."""
+    if loc[-1] != "data":
+        return None
+    stages = values.get("stages")
+    number = loc[1] if loc[0] == "stages" else -1  # the top level is filled up from the last stage
+    stage = stages[number] if isinstance(stages, (list, tuple)) and stages and isinstance(number, int) else {}
+    task = (stage.get("task") if isinstance(stage, Mapping) else None) or values.get("task")
+    return TASKS[task].data if isinstance(task, str) and task in TASKS else None
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, allow_plugins: bool = False) -> Recipe:

@@ -14,6 +14,9 @@ def results_text(metrics: Mapping[str, Any]) -> str:
     rows = [["", metric, "parameters", "size", "one row", "rows/s"]]
     for name in ("teacher", "student"):
         one = metrics[name]
+        if one is None or "parameters" not in one:  # a teacher that is only numbers
+            rows += [[name, f"{one[metric]:.4f}", "", "", "", ""]] if one is not None else []
+            continue
         rows.append([name, f"{one[metric]:.4f}", f"{one['parameters']:,}", readable_bytes(one["size_bytes"]),
                      f"{one['latency_ms']:.1f} ms", f"{one['throughput_rows_per_s']:,.0f}"])
     if metrics["contrast"] is not None:

@@ -18,7 +18,7 @@ from stillhouse import __version__
 from stillhouse.cache_dirs import teachers_dir
 from stillhouse.errors import StoreError, UsageError
 from stillhouse.recipe.fitting import write_json
-from stillhouse.recipe.schema import TeacherTraining
+from stillhouse.recipe.training_schema import TeacherTraining
 from stillhouse.tasks import Task
 from stillhouse.tasks.pretrained import save_pretrained
 from stillhouse.teachers import model_fingerprint
@@ -50,7 +50,7 @@ class Entry:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise self._damaged(error) from error
 
-    def load(self, task: Task) -> PreTrainedModel:
+    def load(self, task: Task[Any]) -> PreTrainedModel:
         """The stored teacher. Raises `StoreError`."""
         try:
             return task.load_model(str(self.folder))
@@ -78,7 +78,7 @@ class Entry:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def entry_for(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, settings: TeacherTraining,
+def entry_for(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task[Any], settings: TeacherTraining,
               precision: Precision) -> Entry:
     """The place of the teacher that these parts would make."""
     identity = {

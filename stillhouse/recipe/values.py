@@ -1,4 +1,4 @@
-"""The kinds of values in a recipe, each with the message for a value that is none."""
+"""The kinds of values that only recipes have, each with the message for a value that is none."""
 
 from __future__ import annotations
 
@@ -7,22 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from stillhouse import presets
 from stillhouse.errors import ConfigError
 from stillhouse.layer_maps import LAYER_MAPS
+from stillhouse.sections.values import AS_IT_IS, as_tuple, listed
 from stillhouse.types import Duration
 
 _CACHES = ("auto", "off", "memory")
 _CACHE_WORDS = {"on": "auto", "yes": "auto", "true": "auto", "disk": "auto",
                 "none": "off", "no": "off", "ram": "memory"}
 """What people write who mean one of those."""
-
-
-def as_tuple(value: Any) -> Any:
-    """A list as a tuple; anything else is left for the check that follows."""
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _known(what: str, choices: Mapping[str, Any]) -> AfterValidator:
@@ -35,7 +31,7 @@ def _known(what: str, choices: Mapping[str, Any]) -> AfterValidator:
 
 
 def _projection(value: Any) -> Any:
-    name, *widths = _listed(value) or [value]
+    name, *widths = listed(value) or [value]
     presets.look_up("projection", name, presets.PROJ_MAP)
     if len(widths) not in (0, 2) or not all(type(width) is int and width > 0 for width in widths):
         raise ValueError(f"{value!r}: write a name, or [name, width of the student, width of the teacher]")
@@ -53,7 +49,7 @@ def _strategy(value: Any) -> Any:
 def _layer_choice(value: Any) -> Any:
     if isinstance(value, str) and value in LAYER_MAPS:
         return value
-    pairs = [tuple(pair) if isinstance(pair, (list, tuple)) else pair for pair in _listed(value)]
+    pairs = [tuple(pair) if isinstance(pair, (list, tuple)) else pair for pair in listed(value)]
     if pairs and all(isinstance(p, tuple) and len(p) == 2 and all(type(n) is int for n in p) for p in pairs):
         return tuple(pairs)
     raise ValueError(f"{value!r}: write {', '.join(LAYER_MAPS)}, or a list of pairs [teacher layer, student layer]")
@@ -70,24 +66,6 @@ def _kept(value: Any) -> Any:
     if value is None or value == "half" or (type(value) is int and value > 0):
         return value
     raise ValueError(f"{value!r}: write half, or how many layers to keep")
-
-
-def _label_names(value: Any) -> Any:
-    if value is None or isinstance(value, str):
-        return value
-    names = _listed(value)
-    if names and all(isinstance(name, str) for name in names):
-        return tuple(names)
-    raise ValueError(f"{value!r}: write a file, or a list of names in the order of the numbers (texts, in quotes if "
-                     "they look like numbers)")
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else []
-
-
-def _one_or_more(value: Any) -> Any:
-    return () if value is None else (value,) if isinstance(value, (Mapping, str)) else as_tuple(value)
 
 
 def _duration(value: Any) -> Any:
@@ -113,23 +91,16 @@ def _looks_like_a_folder(value: str) -> bool:
     return value.startswith((".", "~")) or "/" in value or "\\" in value or (bool(value) and Path(value).exists())
 
 
-_AS_IT_IS = PlainSerializer(lambda value: value, return_type=Any)
-
-Layers = Annotated[str | tuple[tuple[int, int], ...], PlainValidator(_layer_choice), _AS_IT_IS]
-MatchWeight = Annotated[float | Mapping[str, float], PlainValidator(_match_weight), _AS_IT_IS]
-Keep = Annotated[Literal["half"] | int | None, PlainValidator(_kept), _AS_IT_IS]
-LabelNames = Annotated[str | tuple[str, ...] | None, PlainValidator(_label_names), _AS_IT_IS]
-DurationText = Annotated[str | float, PlainValidator(_duration), _AS_IT_IS]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+Layers = Annotated[str | tuple[tuple[int, int], ...], PlainValidator(_layer_choice), AS_IT_IS]
+MatchWeight = Annotated[float | Mapping[str, float], PlainValidator(_match_weight), AS_IT_IS]
+Keep = Annotated[Literal["half"] | int | None, PlainValidator(_kept), AS_IT_IS]
+DurationText = Annotated[str | float, PlainValidator(_duration), AS_IT_IS]
 CacheName = Annotated[str, BeforeValidator(_cache)]
 LayerNumbers = Annotated[tuple[int, ...] | None, BeforeValidator(as_tuple)]
 KDLossName = Annotated[str, _known("loss", presets.KD_LOSS_MAP)]
 MatchLossName = Annotated[str, _known("match loss", presets.MATCH_LOSS_MAP)]
 MatchLosses = Annotated[tuple[MatchLossName, ...], BeforeValidator(as_tuple), Field(min_length=1)]
 ScheduleName = Annotated[str, _known("weight schedule", presets.WEIGHT_SCHEDULER)]
-ProjectionChoice = Annotated[str | tuple[str, int, int], PlainValidator(_projection), _AS_IT_IS]
-StrategyChoice = Annotated[str | tuple[Any, ...], PlainValidator(_strategy), _AS_IT_IS]
-OneOrMore = BeforeValidator(_one_or_more)
-"""Nothing, one mapping or name or a list, as a tuple."""
+ProjectionChoice = Annotated[str | tuple[str, int, int], PlainValidator(_projection), AS_IT_IS]
+StrategyChoice = Annotated[str | tuple[Any, ...], PlainValidator(_strategy), AS_IT_IS]
+TeacherFunctionName = Annotated[str, _known("teacher function", presets.TEACHER_FUNCTIONS)]

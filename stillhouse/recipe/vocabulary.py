@@ -10,20 +10,28 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from stillhouse.errors import PlanError
 
 
+def same_vocabulary(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
+    """Whether every id means the same token to both."""
+    return _by_id(first) == _by_id(second)
+
+
 def require_same_vocabulary(
-    teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, teacher_path: str, student_path: str
+    first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase, first_path: str, second_path: str
 ) -> None:
-    """Raise `PlanError` unless every id means the same token to both: the two read one and the same input."""
-    ours, theirs = (_by_id(tokenizer) for tokenizer in (teacher, student))
-    if ours == theirs:
-        return
+    """Raise `PlanError` unless every id means the same token to both teachers: they read one and the same input."""
+    if not same_vocabulary(first, second):
+        raise PlanError("the teachers' vocabularies are not the same: "
+                        f"{difference(first, second, first_path, second_path)}. Several teachers read the same token "
+                        "ids; give models with one tokenizer")
+
+
+def difference(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase, first_path: str,
+               second_path: str) -> str:
+    """In what two vocabularies differ, for people."""
+    ours, theirs = (_by_id(tokenizer) for tokenizer in (first, second))
     different = [i for i in sorted(ours.keys() | theirs.keys()) if ours.get(i) != theirs.get(i)]
-    first = different[0]
-    raise PlanError(
-        f"the student's vocabulary is not the teacher's: {len(different)} of {len(ours)} ids differ; id {first} is "
-        f"{ours.get(first)!r} to the teacher ({teacher_path}), {theirs.get(first)!r} to the student ({student_path}). "
-        "Both read the same token ids, so take a student made from the teacher ({shape: T3}, {keep: half}), or a model "
-        "with the teacher's own tokenizer")
+    return (f"{len(different)} of {len(ours)} ids differ; id {different[0]} is {ours.get(different[0])!r} in "
+            f"{first_path}, {theirs.get(different[0])!r} in {second_path}")
 
 
 def require_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, what: str) -> None:

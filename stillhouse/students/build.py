@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -13,6 +13,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from stillhouse.errors import ConfigError, PlanError
 from stillhouse.students import layers as layer_choice
+from stillhouse.students.families import require_known_family
+from stillhouse.students.networks import build_network, network_config
 from stillhouse.students.shapes import (
     DEPTH,
     HEADS,
@@ -23,11 +25,14 @@ from stillhouse.students.shapes import (
     reshaped,
     size_of,
 )
+from stillhouse.students.word_models import WordConfig
 
 
 @dataclass(frozen=True)
 class StudentSpec:
-    """What is asked for; exactly one of the four. Raises `ConfigError` otherwise.
+    """What is asked for: exactly one of the five, but for ``config``, which may give a network's sizes.
+
+    Raises `ConfigError` otherwise.
 
     >>> StudentSpec(keep="half").keep
     'half'
@@ -40,14 +45,21 @@ class StudentSpec:
     keep: Literal["half"] | int | None = None
     """``"half"`` keeps layers 0, 2, 4, ...; a number keeps that many, evenly spread from layer 0 on."""
     config: Mapping[str, Any] | None = field(default=None, hash=False)
-    """A new shape from scratch: values of the teacher's configuration to replace, such as ``hidden_size``."""
+    """A new shape from scratch: values of the teacher's configuration to replace, such as ``hidden_size``.
+
+    Beside ``network``, its sizes: ``num_hidden_layers``, ``hidden_size`` (of both directions together), ``dropout``
+    and, of a CNN, ``kernel_size``.
+    """
+    network: str | None = None
+    """BiGRU, BiLSTM or CNN: no transformer, but the teacher's word embeddings under layers of its own."""
 
     def __post_init__(self) -> None:
-        ways = {"shape": self.shape, "layers": self.layers, "keep": self.keep, "config": self.config}
+        ways = {"shape": self.shape, "layers": self.layers, "keep": self.keep, "config": self.config,
+                "network": self.network}
         given = [name for name, value in ways.items() if value is not None]
-        if len(given) != 1:
-            raise ConfigError(f"a student is described by exactly one of {', '.join(ways)}; "
-                              f"got {' and '.join(given) or 'none of them'}")
+        if len(given) != 1 and given != ["config", "network"]:
+            raise ConfigError(f"a student is described by exactly one of {', '.join(ways)} (config may stand beside "
+                              f"network, for its sizes); got {' and '.join(given) or 'none of them'}")
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(self.layers))
 
@@ -59,12 +71,21 @@ class StudentPlan:
     config: PretrainedConfig
     """The student's configuration, with the teacher's labels."""
     layers: tuple[int, ...]
-    """The teacher's layers it starts from, counted from 0; empty if it starts from scratch."""
+    """The teacher's layers it starts from, counted from 0; empty if it starts from none of them."""
+    network: str | None = None
+    """The network that it is, if it is no transformer of the teacher's class."""
+
+    @property
+    def starts_from(self) -> Literal["the teacher's layers", "the teacher's word embeddings", "scratch"]:
+        """What is copied from the teacher. With its layers its embeddings, pooler and head are too."""
+        if self.layers:
+            return "the teacher's layers"
+        return "scratch" if self.network is None else "the teacher's word embeddings"
 
     @property
     def from_scratch(self) -> bool:
-        """Whether nothing is copied. Otherwise embeddings, pooler and head are copied as the layers are."""
-        return not self.layers
+        """Whether nothing is copied."""
+        return self.starts_from == "scratch"
 
     @property
     def description(self) -> str:
@@ -72,8 +93,10 @@ class StudentPlan:
 
         ``3 layers x 384, 12 heads, from the teacher's layers 0, 1, 2 (counted from 0)``
         """
-        depth, width, heads = (size_of(self.config, name) for name in (DEPTH, WIDTH, HEADS))
-        size = f"{_counted(depth, 'layer')} x {width}, {_counted(heads, 'head')}"
+        size = f"{_counted(size_of(self.config, DEPTH), 'layer')} x {size_of(self.config, WIDTH)}"
+        if self.network is not None:
+            return f"{self.network}, {size}, with the teacher's word embeddings"
+        size += f", {_counted(size_of(self.config, HEADS), 'head')}"
         if self.from_scratch:
             return f"{size}, from scratch"
         layers = "layer" if len(self.layers) == 1 else "layers"
@@ -84,11 +107,12 @@ def plan_student(teacher_config: PretrainedConfig, spec: StudentSpec) -> Student
     """Work out the student from the teacher's configuration alone; nothing is loaded or changed.
 
     Raises `PlanError` for an unknown shape, one deeper than the teacher (T12-nano may be), layers that do not exist,
-    a width that the heads do not divide, unknown settings, and another vocabulary, other labels or another class.
+    a width that the heads do not divide, unknown settings, another vocabulary, other labels or another class, and,
+    unless a network is asked for, a teacher of an unknown family.
     """
-    if teacher_config.is_encoder_decoder:
-        raise PlanError(f"no student can be derived from an encoder-decoder ({type(teacher_config).__name__}): "
-                        f"{OWN_MODEL}")
+    if spec.network is not None:
+        return StudentPlan(network_config(teacher_config, spec.network, spec.config or {}), (), spec.network)
+    require_known_family(teacher_config)
     depth = size_of(teacher_config, DEPTH)
     if spec.config is not None:
         check_overrides(teacher_config, spec.config)
@@ -106,17 +130,21 @@ def plan_student(teacher_config: PretrainedConfig, spec: StudentSpec) -> Student
 
 
 def build_student(teacher_model: nn.Module, spec: StudentSpec, seed: int | None = None) -> PreTrainedModel:
-    """A student of the teacher's own class, on the CPU, in training mode, all parameters trainable.
+    """A student of the teacher's own class, or a network, on the CPU, in training mode, all parameters trainable.
 
     New weights are drawn from ``seed``, or from where the global generator stands if it is None; the global generator
     itself does not move, and the teacher is not changed. Weights have torch's default dtype whatever the teacher's.
-    Raises `PlanError` as `plan_student` does, and for a teacher whose layers cannot be found.
+    Raises `PlanError` as `plan_student` does, and for a teacher whose layers (for a network: whose word embeddings)
+    cannot be found, or with a head that the network has not.
     """
     if not isinstance(teacher_model, PreTrainedModel):
         raise PlanError(f"a student can be derived only from a transformers model, and the teacher is a "
                         f"{type(teacher_model).__name__}: {OWN_MODEL}")
-    depth = size_of(teacher_model.config, DEPTH)
     plan = plan_student(teacher_model.config, spec)
+    if plan.network is not None:
+        with _own_randomness(seed):
+            return build_network(teacher_model, plan.network, cast(WordConfig, plan.config))
+    depth = size_of(teacher_model.config, DEPTH)
     layer_choice.layer_list(teacher_model, depth)  # a teacher of unknown structure is refused before building
     with _own_randomness(seed):
         try:

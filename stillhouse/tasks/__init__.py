@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from stillhouse.tasks.base import TASKS, DataSpec, Judgement, Task
-from stillhouse.tasks.batching import BucketLoader, BucketSampler, EncodedSplit
-from stillhouse.tasks.text_classification import TextClassification
+from stillhouse.tasks.base import TASKS, DataSpec, Examples, Judgement, Task
+from stillhouse.tasks.batching import BucketLoader, BucketSampler, EncodedSplit, TwoSided
+from stillhouse.tasks.masked_lm import MaskedLM, MaskedLMData
+from stillhouse.tasks.multiple_choice import MultipleChoice, MultipleChoiceData
+from stillhouse.tasks.question_answering import QuestionAnswering, QuestionAnsweringData
+from stillhouse.tasks.sentence_embedding import SentenceEmbedding, SentenceEmbeddingData
+from stillhouse.tasks.text_classification import TextClassification, TextClassificationData
+from stillhouse.tasks.token_classification import TokenClassification, TokenClassificationData
 
-TASKS["text-classification"] = TextClassification
+TASKS |= {task.name: task for task in (
+    MaskedLM, MultipleChoice, QuestionAnswering, SentenceEmbedding, TextClassification, TokenClassification)}
 
 __all__ = [
     "TASKS",
@@ -14,7 +20,20 @@ __all__ = [
     "BucketSampler",
     "DataSpec",
     "EncodedSplit",
+    "Examples",
     "Judgement",
+    "MaskedLM",
+    "MaskedLMData",
+    "MultipleChoice",
+    "MultipleChoiceData",
+    "QuestionAnswering",
+    "QuestionAnsweringData",
+    "SentenceEmbedding",
+    "SentenceEmbeddingData",
     "Task",
     "TextClassification",
+    "TextClassificationData",
+    "TokenClassification",
+    "TokenClassificationData",
+    "TwoSided",
 ]

@@ -3,62 +3,112 @@
 from __future__ import annotations
 
 import abc
+import hashlib
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, final
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from pydantic import Field
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse.adaptors import Adaptor
-from stillhouse.errors import ConfigError
-from stillhouse.tasks.batching import BucketLoader, EncodedSplit
+from stillhouse.errors import DataError, OutputError
+from stillhouse.losses import HardLabels, Loss
+from stillhouse.sections import Section
+from stillhouse.sections.values import Count
+from stillhouse.tasks import pretrained
+from stillhouse.tasks.answering import Answers, answers
+from stillhouse.tasks.batching import BucketLoader, BucketSampler, EncodedRows, EncodedSplit
+from stillhouse.tasks.data_files import Rows, read_rows
+from stillhouse.types import LOGITS, Key
 
-TASKS: dict[str, type[Task]] = {}
+TASKS: dict[str, type[Task[Any]]] = {}
 """The tasks that a recipe can name."""
 
+HELD_OUT = 0.1
+"""The share of the train rows that stands in for a validation split, if none is given."""
 
-@dataclass(frozen=True)
-class DataSpec:
-    """Where the data is and which columns matter. Raises `ConfigError` for a length or limit that makes no sense.
 
-    A split is a file (.json, .jsonl, .csv, .tsv, each also with .gz, or .parquet), a folder, or a hub id
-    ``name[:config][@split]``.
+TextColumns = Mapping[str, Literal["text", "words", "kept"]]
+"""What a row's inputs are made of, column by column."""
+
+
+class DataSpec(Section):
+    """The data: files (.json, .jsonl, .csv, .tsv, .parquet, .txt, also .gz), folders or hub ids.
+
+    A split is a file, a folder, or a hub id ``name[:config][@split]``.
     """
 
     train: str
+    """The training data: a file, a folder or a hub id."""
     validation: str | None = None
-    """If absent, a tenth of the train rows is held out; the choice depends on nothing but their number."""
+    """Picks the best checkpoint; without it a tenth of the training data is held out, the same for any seed."""
     test: str | None = None
-    text: str = "text"
-    """The column with the text, or with the first text of a pair."""
-    text_pair: str | None = None
-    label: str = "label"
-    label_names: str | tuple[str, ...] | None = None
-    """The names, or a file with them: a JSON list, a JSON object with a list for the label column, or a name a line."""
-    max_length: int = 128
-    """Tokens a row, special tokens included; what is longer is cut, the longer text of a pair first."""
-    limit: int | None = None
-    """Train on the first so many rows only, after the hold-out; for quick tries."""
+    """What is reported in the end; without it the validation data is."""
+    max_length: Annotated[int, Field(ge=2)] = 128
+    """Tokens a row, special tokens included; what is longer is cut."""
+    limit: Count | None = None
+    """Train on the first so many rows only (after the hold-out), to try things out."""
 
-    def __post_init__(self) -> None:
-        if self.max_length < 1:
-            raise ConfigError(f"data.max_length is {self.max_length}: give a number of tokens of 1 or more")
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"data.limit is {self.limit}: give a number of rows of 1 or more, or leave it out")
+    decides: ClassVar[tuple[str, ...]] = ("max_length",)
+    """The settings that change what a model sees of the same rows."""
 
 
+Spec = TypeVar("Spec", bound=DataSpec)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """The checked rows of one split, column by column, as plain values that JSON can hold."""
+
+    columns: Mapping[str, Sequence[Any]]
+    """All as long."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+    def __getitem__(self, column: str) -> Sequence[Any]:
+        return self.columns[column]
+
+    def pick(self, rows: Sequence[int]) -> Examples:
+        """The given rows, in the given order."""
+        return Examples({name: [values[i] for i in rows] for name, values in self.columns.items()})
+
+    def followed_by(self, more: Examples) -> Examples:
+        """These rows and then others with the same columns."""
+        return Examples({name: [*values, *more.columns[name]] for name, values in self.columns.items()})
+
+
+@final
 @dataclass(frozen=True, eq=False)
 class Judgement:
     """A model's answers to one split, in the order of its rows, and how good they are."""
 
     metrics: dict[str, float]
-    logits: Tensor
-    """(N, C), float32, on the CPU."""
-    labels: Tensor
-    """(N,), int64, on the CPU."""
+    answers: np.ndarray[Any, Any]
+    """One answer or more a row: whole numbers or texts for choices, floating-point numbers for a score."""
+
+    def agreement(self, other: Judgement) -> float:
+        """How far two models answer alike, whatever is right: the share of equal answers, or the scores' correlation.
+
+        Raises `OutputError` if they did not answer the same questions.
+        """
+        if self.answers.shape != other.answers.shape or not self.answers.size:
+            raise OutputError(f"answers of {self.answers.shape} and {other.answers.shape} cannot be compared")
+        if not np.issubdtype(self.answers.dtype, np.floating):
+            return float((self.answers == other.answers).mean())
+        ours, theirs = self.answers.ravel(), other.answers.ravel()
+        constant = ours.std() == 0 or theirs.std() == 0
+        return float(np.array_equal(ours, theirs)) if constant else float(np.corrcoef(ours, theirs)[0, 1])
 
 
-class Task(abc.ABC):
+class Task(abc.ABC, Generic[Spec]):
     """One kind of data, read from a `DataSpec`. Abstract.
 
     Contract:
@@ -66,54 +116,159 @@ class Task(abc.ABC):
     * ``load`` reads and checks everything and raises `DataError` for whatever is wrong; the rest is used after it.
     * Nothing here moves a global random generator, except ``load_model`` where it must draw a new head.
     * Fingerprints are the same in any process for the same content, wherever the files lie.
+    * Batches hold the model's inputs and, beside them, ``labels`` and declared masks (see `HuggingFaceAdaptor`).
     """
 
+    name: ClassVar[str]
+    """What recipes call it."""
+    data: ClassVar[type[DataSpec]]
+    """The section ``data`` of its recipes."""
+    auto_class: ClassVar[Any]
+    """The class of transformers that loads a model with this task's head."""
+    head: ClassVar[str]
+    """How the names of such models end, such as ``ForSequenceClassification``."""
     metric: str
     """The metric by which models are chosen; higher is better."""
-    label_names: tuple[str, ...]
+    label_names: tuple[str, ...] = ()
+    """What the head's outputs mean; empty where they have no names."""
+    problem_type: str | None = None
+    """What transformers calls it in the model's configuration."""
+    num_heads: ClassVar[int] = 1
+    """How many logits heads such a model has."""
+    reads: frozenset[Key] = frozenset({LOGITS})
+    """The tensors that ``judged`` reads."""
+    kd_losses: tuple[str, ...] | None = None
+    """The losses between logits that make sense here, the usual one first; None: any."""
     num_rows: dict[str, int]
     """Rows of ``train``, ``validation`` and ``test``; a split that is not there is absent."""
+    answers_rows: ClassVar[bool] = False
+    """Whether a row has one answer whatever its tokens are, so that models with other tokenizers can be compared."""
+    text_columns: ClassVar[TextColumns] = {}
+    """The columns of the examples that a row's inputs are made of, each named as the setting of ``data`` that names it
+    in files. Augmentation changes a "text" and a list of "words"; what is "kept" stays as it is."""
+    label_columns: ClassVar[tuple[str, ...]] = ()
+    """The columns of the examples that hold what is right: None in rows without a label."""
+    repeats_inputs: ClassVar[bool] = True
+    """Whether an epoch shows the same inputs as the one before, so that a teacher's answers can be kept."""
+    signal: ClassVar[Literal["logits", "embedding"]] = "logits"
+    """What a teacher teaches: its logits, or the vectors that it gives texts."""
 
-    def __init__(self, spec: DataSpec) -> None:
+    def __init__(self, spec: Spec) -> None:
         self.spec = spec
+        self.read_also: Callable[[Rows, str], Mapping[str, Sequence[Any]]] | None = None
+        """Gives further columns of a split's examples, which this task does not know of."""
+        self._splits: dict[str, Examples] = {}
+        self._num_added = 0
 
-    @property
-    @abc.abstractmethod
-    def fingerprint(self) -> str:
-        """A hash of all splits' rows, the label names and the length, as hexadecimal digits."""
-
-    @abc.abstractmethod
-    def split_fingerprint(self, split: str) -> str:
-        """The same of one split."""
+    # What each task says.
 
     @abc.abstractmethod
-    def load(self) -> None:
-        """Read and check all splits. Raises `DataError`."""
-
-    @abc.abstractmethod
-    def load_model(self, path: str, *, attn_implementation: str | None = None) -> PreTrainedModel:
-        """A model with a head for this task, in float32 on the CPU, from a folder or hub id.
-
-        Raises `ConfigError` if there is none, `PlanError` if its head or its length does not fit.
-        """
-
-    @abc.abstractmethod
-    def load_tokenizer(self, path: str) -> PreTrainedTokenizerBase:
-        """The tokenizer of a folder or hub id. Raises `ConfigError`."""
+    def examples(self, rows: Rows, split: str) -> Examples:
+        """The rows of a split, checked. ``train`` comes first. Raises `DataError` for the first row that is wrong."""
 
     @abc.abstractmethod
     def adaptor(self) -> Adaptor:
         """What translates the outputs of such models."""
 
     @abc.abstractmethod
+    def encoded(self, examples: Examples, tokenizer: PreTrainedTokenizerBase) -> EncodedSplit:
+        """Examples as token ids."""
+
+    @abc.abstractmethod
+    def judged(self, encoded: EncodedSplit, outputs: Answers) -> Judgement:
+        """Judge a model's ``outputs`` to the rows of ``encoded``, which come in any order."""
+
+    def hard_loss(self) -> Loss:
+        """The loss between the student's answers and the labels in the data."""
+        return HardLabels()
+
+    # What all tasks do.
+
+    @final
+    def load(self) -> None:
+        """Read and check all splits. Raises `DataError`."""
+        spec = self.spec
+        sources = {"train": spec.train, "validation": spec.validation, "test": spec.test}
+        splits = {split: self._read(source, split) for split, source in sources.items() if source is not None}
+        if "validation" not in splits:
+            splits["train"], splits["validation"] = _hold_out(splits["train"], spec.train)
+        if spec.limit is not None:
+            splits["train"] = splits["train"].pick(range(min(spec.limit, len(splits["train"]))))
+        self._splits = splits
+        self.num_rows = {split: len(splits[split]) for split in sources if split in splits}
+
+    def _read(self, source: str, split: str) -> Examples:
+        rows = read_rows(source, split)
+        examples = self.examples(rows, split)
+        return examples if self.read_also is None else Examples({**examples.columns, **self.read_also(rows, split)})
+
+    @final
+    def add_examples(self, more: Examples) -> None:
+        """Further training rows without labels, such as `stillhouse.tasks.augmentation` makes."""
+        self._splits["train"] = self.split("train").followed_by(more)
+        self.num_rows["train"] = len(self._splits["train"])
+        self._num_added += len(more)
+
+    @final
+    @property
+    def num_labelled(self) -> int:
+        """The training rows without those that were added; they come first."""
+        return len(self.split("train")) - self._num_added
+
+    @final
+    def split(self, split: str) -> Examples:
+        """The rows of a split. Raises `DataError` for one that is not there."""
+        if split not in self._splits:
+            raise DataError(f"there is no {split} split; set data.{split}. There are: "
+                            f"{', '.join(self._splits) or 'none, since load() has not been called'}")
+        return self._splits[split]
+
+    @final
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all splits' rows, the label names and the settings of the data, as hexadecimal digits."""
+        return _hash([[split, self.split_fingerprint(split)] for split in sorted(self._splits)])
+
+    @final
+    def split_fingerprint(self, split: str) -> str:
+        """The same of one split."""
+        settings = {name: getattr(self.spec, name) for name in self.spec.decides}
+        rows = self.split(split)
+        return _hash([self.name, self.label_names, settings, {name: list(rows[name]) for name in sorted(rows.columns)}])
+
+    @final
+    def load_model(self, path: str, *, attn_implementation: str | None = None) -> PreTrainedModel:
+        """A model with a head for this task, in float32 on the CPU, from a folder or hub id.
+
+        Raises `ConfigError` if there is none, `PlanError` if its head or its length does not fit.
+        """
+        return pretrained.load_model(path, self.model_wanted, attn_implementation)
+
+    @final
+    @property
+    def model_wanted(self) -> pretrained.ModelWanted:
+        """What `stillhouse.tasks.pretrained` has to know to load and check such models."""
+        return pretrained.ModelWanted(self.auto_class, self.head, self.label_names, self.spec.max_length,
+                                      self.problem_type)
+
+    @final
+    def load_tokenizer(self, path: str) -> PreTrainedTokenizerBase:
+        """The tokenizer of a folder or hub id. Raises `ConfigError`."""
+        return pretrained.load_tokenizer(path)
+
+    @final
     def encode(self, split: str, tokenizer: PreTrainedTokenizerBase) -> EncodedSplit:
         """A split's rows as token ids. Raises `DataError` for a split that is not there."""
+        return self.encoded(self.split(split), tokenizer)
 
-    @abc.abstractmethod
-    def loader(self, encoded: EncodedSplit, *, batch_size: int, seed: int, shuffle: bool) -> BucketLoader:
+    @final
+    def loader(self, encoded: EncodedRows, *, batch_size: int, seed: int, shuffle: bool) -> BucketLoader:
         """Micro-batches of encoded rows, to be iterated once an epoch."""
+        return BucketLoader(
+            encoded, BucketSampler(encoded.lengths, batch_size=batch_size, seed=seed, shuffle=shuffle)
+        )
 
-    @abc.abstractmethod
+    @final
     def evaluate(
         self,
         model: nn.Module,
@@ -123,3 +278,17 @@ class Task(abc.ABC):
         autocast_dtype: torch.dtype | None = None,
     ) -> Judgement:
         """Ask the model, in eval mode and without a graph, on its own device; its sub-modules' modes are restored."""
+        return self.judged(encoded, answers(model, self.adaptor(), encoded, self.reads, batch_size=batch_size,
+                                            autocast_dtype=autocast_dtype))
+
+
+def _hold_out(train: Examples, source: str) -> tuple[Examples, Examples]:
+    if len(train) < 2:
+        raise DataError(f"{source}: one row cannot be both trained on and held out; set data.validation")
+    held_out = set(random.Random(0).sample(range(len(train)), max(1, round(HELD_OUT * len(train)))))
+    kept = [index for index in range(len(train)) if index not in held_out]
+    return train.pick(kept), train.pick(sorted(held_out))
+
+
+def _hash(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()

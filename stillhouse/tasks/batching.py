@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any, Literal, final
+from typing import Any, Literal, Protocol, final
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from stillhouse.errors import ConfigError
 from stillhouse.training import distributed
@@ -21,48 +22,113 @@ BATCHES_SORTED_TOGETHER = 50
 Lengths = np.ndarray[Any, np.dtype[np.int64]]
 
 
+class EncodedRows(Protocol):
+    """What can be cut into batches."""
+
+    def __len__(self) -> int:
+        """The number of rows."""
+
+    @property
+    def lengths(self) -> Lengths:
+        """(N,): the number of tokens of each row; rows of similar length are put together."""
+
+    def batch(self, rows: Sequence[int], epoch: int | None = None) -> dict[str, Any]:
+        """The given rows, padded to the longest of them; ``epoch`` is None for an evaluation."""
+
+
+Change = Callable[[dict[str, Tensor], Sequence[int], "int | None"], dict[str, Tensor]]
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class EncodedSplit:
-    """The rows of a split as token ids, without padding, in the order of the data."""
+    """The rows of a split as token ids, without padding, in the order of the data.
 
-    input_ids: Sequence[Sequence[int]]
-    token_type_ids: Sequence[Sequence[int]] | None
-    """As long as ``input_ids``, for tokenizers that tell the two texts of a pair apart so."""
-    labels: Tensor
-    """(N,), int64."""
-    pad_token_id: int
-    pad_token_type_id: int = 0
+    Args:
+        tokens: columns with one value a token: ``input_ids``, and what else there is (``token_type_ids``, ``labels`` or
+            ``logits_mask`` of each token), each (N, length of the row).
+        rows: columns with one value, or one tensor, a row, such as ``labels`` (N,).
+        padding: what stands for a column's missing tokens; 0 where nothing is said.
+        padding_side: where it stands.
+        choices: how many consecutive rows of ``tokens`` make one row of the data; 0: each is one.
+        change: called with every batch, its row numbers and the epoch (None in an evaluation); gives the batch.
+        details: what the task needs to turn answers into those of the data.
+    """
+
+    tokens: Mapping[str, Sequence[Sequence[int]]]
+    rows: Mapping[str, Tensor]
+    padding: Mapping[str, int]
     padding_side: Literal["left", "right"] = "right"
+    choices: int = 0
+    change: Change | None = None
+    details: Any = None
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, tokens: Mapping[str, Sequence[Sequence[int]]],
+           rows: Mapping[str, Tensor], **others: Any) -> EncodedSplit:
+        """Rows that this tokenizer made, padded as it pads. ``labels`` of tokens are padded with -100."""
+        padding = {"input_ids": int(tokenizer.pad_token_id), "token_type_ids": int(tokenizer.pad_token_type_id),
+                   "labels": -100}
+        side: Literal["left", "right"] = "left" if tokenizer.padding_side == "left" else "right"
+        return cls(tokens, rows, padding, side, **others)
 
     def __len__(self) -> int:
-        return len(self.input_ids)
+        return len(self.tokens["input_ids"]) // max(1, self.choices)
 
     @cached_property
     def lengths(self) -> Lengths:
-        """(N,): the number of tokens of each row."""
-        return np.fromiter(map(len, self.input_ids), dtype=np.int64, count=len(self))
+        """(N,): the number of tokens of each row, of its longest choice if it has choices."""
+        lengths = self._lengths
+        return lengths.reshape(-1, self.choices).max(axis=1) if self.choices else lengths
+
+    @cached_property
+    def _lengths(self) -> Lengths:
+        ids = self.tokens["input_ids"]
+        return np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
 
     @property
     def mean_length(self) -> float:
         """Tokens a row."""
-        return float(self.lengths.mean())
+        return float(self._lengths.mean()) * max(1, self.choices)
 
-    def batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """``input_ids``, ``attention_mask`` and, where there are any, ``token_type_ids``, (B, L); ``labels`` (B,).
+    def batch(self, rows: Sequence[int], epoch: int | None = None) -> dict[str, Any]:
+        """``attention_mask`` and every column: (B, L) for those of tokens, (B, choices, L) for rows with choices.
 
         L is the length of the longest of these rows.
         """
-        index = torch.as_tensor(rows)
-        lengths = torch.from_numpy(self.lengths)[index].unsqueeze(1)
+        places = [row * self.choices + k for row in rows for k in range(self.choices)] if self.choices else rows
+        lengths = torch.from_numpy(self._lengths)[torch.as_tensor(places)].unsqueeze(1)
         longest = int(lengths.max())
         positions = torch.arange(longest)
         kept = positions < lengths if self.padding_side == "right" else positions >= longest - lengths
-        batch = {"input_ids": _filled(self.input_ids, rows, kept, self.pad_token_id), "attention_mask": kept.long()}
-        if self.token_type_ids is not None:
-            batch["token_type_ids"] = _filled(self.token_type_ids, rows, kept, self.pad_token_type_id)
-        batch["labels"] = self.labels[index]
-        return batch
+        shape = (len(rows), self.choices, longest) if self.choices else kept.shape
+        batch = {name: _filled(values, places, kept, self.padding.get(name, 0)).view(shape)
+                 for name, values in self.tokens.items()}
+        batch["attention_mask"] = kept.long().view(shape)
+        index = torch.as_tensor(rows)
+        batch |= {name: values[index] for name, values in self.rows.items()}
+        return batch if self.change is None else self.change(batch, rows, epoch)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TwoSided:
+    """The same rows as the student's tokens and as the teacher's, for models that do not read the same ones."""
+
+    student: EncodedSplit
+    teacher: EncodedRows
+
+    def __len__(self) -> int:
+        return len(self.student)
+
+    @property
+    def lengths(self) -> Lengths:
+        """(N,): the number of tokens that the student reads."""
+        return self.student.lengths
+
+    def batch(self, rows: Sequence[int], epoch: int | None = None) -> dict[str, Any]:
+        """``{"student": batch, "teacher": batch}``."""
+        return {"student": self.student.batch(rows, epoch), "teacher": self.teacher.batch(rows, epoch)}
 
 
 def _filled(values: Sequence[Sequence[int]], rows: Sequence[int], kept: Tensor, padding: int) -> Tensor:
@@ -119,13 +185,14 @@ class BucketSampler:
 
 @final
 class BucketLoader:
-    """Padded batches of an `EncodedSplit`; ``batch_sampler.set_epoch`` says which epoch the next iteration is."""
+    """Padded batches of encoded rows; ``batch_sampler.set_epoch`` says which epoch the next iteration is."""
 
-    def __init__(self, encoded: EncodedSplit, batch_sampler: BucketSampler) -> None:
+    def __init__(self, encoded: EncodedRows, batch_sampler: BucketSampler) -> None:
         self.encoded, self.batch_sampler = encoded, batch_sampler
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return map(self.encoded.batch, self.batch_sampler)
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        epoch = self.batch_sampler.epoch  # fixed here, as the order is
+        return (self.encoded.batch(rows, epoch) for rows in self.batch_sampler)

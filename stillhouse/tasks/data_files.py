@@ -21,7 +21,7 @@ from typing import Any
 
 from stillhouse.errors import DataError, unknown_name
 
-FORMATS = ".json, .jsonl, .csv, .tsv (each also with .gz) or .parquet"
+FORMATS = ".json, .jsonl, .csv, .tsv, .txt (each also with .gz) or .parquet"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 _WITH_SPLIT = re.compile(r"(?P<name>.+)@(?P<split>[^@/\\]+)")
 
@@ -37,6 +37,8 @@ class Rows:
     """The names that integer columns of a parquet file, folder or hub data set carry with them."""
     is_typed: bool = True
     """False if every value is text, as in CSV, so that ``1`` may mean a number."""
+    places: Sequence[int] | None = None
+    """Where each row is in the file, if these are not its rows one by one."""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -49,7 +51,7 @@ class Rows:
 
     def where(self, index: int) -> str:
         """How to name a row to people, who count from 1."""
-        return f"{self.source}, row {index + 1}"
+        return f"{self.source}, row {(index if self.places is None else self.places[index]) + 1}"
 
 
 def read_rows(source: str, split: str = "train") -> Rows:
@@ -57,8 +59,8 @@ def read_rows(source: str, split: str = "train") -> Rows:
 
     A folder is one written by ``save_to_disk``, or any that ``datasets.load_dataset`` understands. A folder or hub id
     may end in ``@split``; otherwise the split is ``split``. A JSON file holds a list of objects, an object a line, or
-    an object with one list of objects. CSV and TSV files start with a line of column names; an empty cell is no value,
-    and quotes mean nothing in TSV. Raises `DataError` if there are no rows or they cannot be read.
+    an object with one list of objects. A .txt file holds a text a line, in column ``text``; empty lines are left out.
+    CSV and TSV files start with a line of column names; an empty cell is no value, and quotes mean nothing in TSV. Raises `DataError` if there are no rows or they cannot be read.
     """
     path = Path(source).expanduser()
     rows = _from_file(source, path) if path.is_file() else _from_datasets(source, split)
@@ -174,12 +176,18 @@ def _from_parquet(source: str, path: Path) -> Rows:
         raise DataError(f"{source}: cannot be read as parquet: {error}") from error
 
 
+def _from_text(source: str, path: Path) -> Rows:
+    lines = [line.strip() for line in read_text(path).split("\n")]
+    return Rows(source, {"text": [line for line in lines if line]}, places=[i for i, line in enumerate(lines) if line])
+
+
 _READERS: dict[str, Callable[[str, Path], Rows]] = {
     ".json": _from_json,
     ".jsonl": _from_json_lines,
     ".csv": _from_csv,
     ".tsv": _from_tsv,
     ".parquet": _from_parquet,
+    ".txt": _from_text,
 }
 
 
@@ -224,7 +232,8 @@ def _load_hub(name: str, split: str) -> Any:
 
 
 def _from_dataset(source: str, dataset: Any) -> Rows:
-    classes = {name: tuple(feature.names) for name, feature in dataset.features.items() if hasattr(feature, "names")}
+    found = {name: getattr(feature, "feature", feature) for name, feature in dataset.features.items()}
+    classes = {name: tuple(feature.names) for name, feature in found.items() if hasattr(feature, "names")}
     return Rows(source, dataset.with_format(None)[:], classes)
 
 

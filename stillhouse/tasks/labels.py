@@ -30,10 +30,11 @@ class Labels:
     """What labels in the data must be; None if both names and numbers do."""
 
     @classmethod
-    def of(cls, train: Rows, column: str, given: str | Sequence[str] | None) -> Labels:
+    def of(cls, train: Rows, column: str, given: str | Sequence[str] | None, *, several: bool = False) -> Labels:
         """The labels given by name, else those a data set carries with it, else those that occur in ``train``.
 
-        Names that occur are sorted; whole numbers from 0 to the largest are named "0", "1", ... Raises `DataError`.
+        Names that occur are sorted; whole numbers from 0 to the largest are named "0", "1", ... With ``several`` every
+        row has a list of labels. Raises `DataError`.
         """
         if given is None:
             given = train.class_names.get(column)
@@ -41,6 +42,8 @@ class Labels:
             file = given if isinstance(given, str) else None
             names = _names_in(file, column) if file is not None else given
             return cls(_checked_names(names, file or "data.label_names"), column, True, None)
+        if several:
+            train = flattened(train, column)
         values = [_plain(train, column, index, value) for index, value in enumerate(train.column(column))]
         values = _numbers_if_all(values) if not train.is_typed else values
         kind: type[int] | type[str] = int if isinstance(values[0], int) else str
@@ -58,6 +61,19 @@ class Labels:
         if self.kind is not None:
             _check_kind(rows, values, self.kind)
         return [self._number(rows, index, value, positions) for index, value in enumerate(values)]
+
+    def sets(self, rows: Rows) -> list[list[int]]:
+        """For every row, 1 for each label that it has and 0 for the others. Raises `DataError`."""
+        marks = [[0] * len(self.names) for _ in range(len(rows))]
+        for row, numbers in enumerate(self.lists(rows)):
+            for number in numbers:
+                marks[row][number] = 1
+        return marks
+
+    def lists(self, rows: Rows) -> list[list[int]]:
+        """For every row the numbers of its list of labels, in order. Raises `DataError`."""
+        flat = iter(self.numbers(flattened(rows, self.column)))
+        return [[next(flat) for _ in values] for values in rows.column(self.column)]
 
     def _number(self, rows: Rows, index: int, value: int | str, positions: dict[str, int]) -> int:
         if isinstance(value, str) and value in positions:
@@ -77,6 +93,21 @@ class Labels:
     def _shown(self) -> str:
         more = len(self.names) - _SHOWN
         return ", ".join(self.names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def flattened(rows: Rows, column: str) -> Rows:
+    """A column of lists as a column of their items, which know the rows they are from. Raises `DataError`."""
+    items: list[Any] = []
+    places: list[int] = []
+    for index, value in enumerate(rows.column(column)):
+        if not isinstance(value, (list, tuple)):
+            raise DataError(f"{rows.where(index)}, column {column!r}: {value!r:.80} is no list of labels; write "
+                            "[...] (JSON and parquet files hold lists)")
+        items += value
+        places += [index] * len(value)
+    if not items:
+        raise DataError(f"{rows.source}, column {column!r}: no row has a label")
+    return Rows(rows.source, {column: items}, rows.class_names, rows.is_typed, tuple(places))
 
 
 def _plain(rows: Rows, column: str, index: int, value: Any) -> int | str:

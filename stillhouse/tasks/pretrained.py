@@ -1,11 +1,13 @@
-"""Loading pre-trained classifiers and tokenizers: quietly, and with errors that say what does not fit."""
+"""Loading pre-trained models and tokenizers: quietly, and with errors that say what does not fit."""
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -27,45 +28,90 @@ _LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, Attribut
 _NO_NAME = re.compile(r"(LABEL_)?\d+")
 
 
-def load_classifier(
-    path: str, names: Sequence[str], max_length: int, attn_implementation: str | None = None
-) -> PreTrainedModel:
-    """A sequence classifier with these labels, in float32 on the CPU, from a folder or hub id.
+@dataclass(frozen=True)
+class ModelWanted:
+    """The model that a task needs.
+
+    Attributes:
+        auto_class: the class of transformers that loads it.
+        head: how its class is called in the end, such as ``ForSequenceClassification``.
+        names: its labels; none where a head has no labels.
+        max_length: the tokens of a row that it has to read.
+        problem_type: what its configuration calls the kind of labels.
+    """
+
+    auto_class: Any
+    head: str
+    names: Sequence[str]
+    max_length: int
+    problem_type: str | None = None
+
+    def fits(self, config: Any) -> bool:
+        """Whether a configuration is of a model with such a head, trained before."""
+        return any(name.endswith(self.head) for name in config.architectures or ())
+
+    def settings(self) -> dict[str, Any]:
+        """What the model's configuration has to say."""
+        if not self.names:
+            return {}
+        settings = {"num_labels": len(self.names), "id2label": dict(enumerate(self.names)),
+                    "label2id": {name: number for number, name in enumerate(self.names)}}
+        return settings if self.problem_type is None else settings | {"problem_type": self.problem_type}
+
+
+def load_model(path: str, wanted: ModelWanted, attn_implementation: str | None = None) -> PreTrainedModel:
+    """A model with the wanted head, in float32 on the CPU, from a folder or hub id.
 
     A checkpoint's own head stays if it has as many labels; otherwise a new one is drawn from the global generator.
     Raises `ConfigError` for a checkpoint that is not there or incomplete, and `PlanError` for one whose head has other
-    labels, or the same in another order, or that cannot read rows of ``max_length`` tokens. Warns if the head's names
-    are others, for then only the user knows whether they mean the same.
+    labels, or the same in another order, or that cannot read rows of that length. Warns if the head's names are
+    others, for then only the user knows whether they mean the same.
     """
     config = _loaded(AutoConfig, "model", path, trust_remote_code=False)
-    has_head = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
-    require_fit(path, config, names if has_head else None, max_length)
+    require_fit(path, config, wanted)
     model, report = _loaded(
-        AutoModelForSequenceClassification,
+        wanted.auto_class,
         "model",
         path,
         trust_remote_code=False,
         output_loading_info=True,
         dtype=torch.float32,
         attn_implementation=attn_implementation,
-        num_labels=len(names),
-        id2label=dict(enumerate(names)),
-        label2id={name: number for number, name in enumerate(names)},
-        problem_type="single_label_classification",
+        **wanted.settings(),
     )
     _check_complete(path, model, report["missing_keys"])
-    classifier: PreTrainedModel = model
-    return classifier
+    loaded: PreTrainedModel = model
+    return loaded
 
 
-def require_fit(path: str, config: Any, names: Sequence[str] | None, max_length: int) -> None:
+def require_fit(path: str, config: Any, wanted: ModelWanted, has_head: bool | None = None) -> None:
     """Raise `PlanError` if a model cannot read rows of that length, or has a head for other labels or another order.
 
-    ``names`` None: it has no head yet.
+    Whether it has such a head already, its configuration says, if it was ever saved, or ``has_head``.
     """
-    _check_length(path, config, max_length)
-    if names is not None:
-        _check_head(path, config, names)
+    _check_length(path, config, wanted.max_length)
+    if wanted.names and (wanted.fits(config) if has_head is None else has_head):
+        _check_head(path, config, wanted.names)
+
+
+def with_head(model: PreTrainedModel, wanted: ModelWanted) -> PreTrainedModel:
+    """A model with the wanted head on the given model's encoder: itself, if that is its head.
+
+    A new head is drawn from the global generator. Raises `PlanError` if the family has no such model.
+    """
+    if type(model).__name__.endswith(wanted.head):
+        return model
+    config = copy.deepcopy(model.config)
+    for name, value in wanted.settings().items():
+        setattr(config, name, value)
+    try:
+        with quiet_transformers():
+            new: PreTrainedModel = wanted.auto_class.from_config(config)
+    except ValueError as error:
+        raise PlanError(f"there is no {wanted.head} model of the family of {type(model).__name__}; give another "
+                        "student") from error
+    new.base_model.load_state_dict(model.base_model.state_dict(), strict=False)
+    return new
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:

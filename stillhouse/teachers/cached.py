@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import uuid
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -28,7 +29,8 @@ class CachedTeacher(TeacherSource):
 
     A row is named by its own inputs (without padding and labels), so the cache survives shuffling, other batch sizes,
     other padding to the right, restarts and other students. Batches whose tensors do not share the first dimension are
-    kept whole.
+    kept whole. Where a batch holds ``span_mask``, logits are one number a position; where ``input_ids`` are
+    (rows, choices, positions), a row is all of its choices.
 
     Args:
         inner: the source to ask.
@@ -175,11 +177,44 @@ def _expand(features: Features, key: Key) -> list[Tensor]:
     return [features[Key("logits", head)] for head in range(heads)]
 
 
-def _sequence_axes(key: Key, row_dim: int) -> tuple[int, ...]:
-    """The axes of one row's value that run over positions."""
-    if key.kind.startswith("attention"):
-        return (row_dim - 2, row_dim - 1)
-    return (0,) if row_dim == 2 else ()
+@dataclass(frozen=True)
+class _Layout:
+    """How the values of a batch's rows lie along its positions.
+
+    Attributes:
+        row_spans: the positions of each row that are no padding; None if nothing tells padding.
+        length: how many positions there are, with padding.
+        choices: how many texts a row has; 0 for one. All but logits have a value for each text.
+        has_spans: whether logits are one number a position, as for the start and the end of an answer.
+    """
+
+    row_spans: list[slice] | None
+    length: int = 0
+    choices: int = 0
+    has_spans: bool = False
+
+    @classmethod
+    def of(cls, inputs: Any) -> _Layout:
+        row_spans = spans(inputs)
+        if row_spans is None:
+            return cls(None)
+        mask, ids = inputs["attention_mask"], inputs.get("input_ids")
+        has_choices = mask.dim() == 3 and ids is not None and ids.shape == mask.shape
+        return cls(row_spans, mask.shape[-1], mask.shape[1] if has_choices else 0, "span_mask" in inputs)
+
+    def of_choices(self, key: Key) -> bool:
+        """Whether a row's value is one for each of its choices."""
+        return self.choices > 0 and key.kind != "logits"
+
+    def axes(self, key: Key, row_dim: int) -> tuple[int, ...]:
+        """The axes of one row's value that run over positions."""
+        if self.row_spans is None:
+            return ()
+        if key.kind.startswith("attention"):
+            return (row_dim - 2, row_dim - 1)
+        if key.kind == "logits" and self.has_spans:
+            return (row_dim - 1,)
+        return (row_dim - 2,) if row_dim == (3 if self.of_choices(key) else 2) else ()
 
 
 def _split(features: Features, batch: Batch, keys: Sequence[Key], size: int, by_row: bool) -> list[list[Row]]:
@@ -187,35 +222,37 @@ def _split(features: Features, batch: Batch, keys: Sequence[Key], size: int, by_
     tensors = [_expand(features, key) for key in keys]
     if not by_row:
         return [[list(values) for values in tensors]]
-    row_spans = spans(batch.teacher)
-    for key, values in zip(keys, tensors, strict=True):
-        for value in values:
-            _require_rows(key, value, batch, size, row_spans is not None)
-    return [
-        [[_trim(value[i], key, row_spans[i] if row_spans else None) for value in values]
-         for key, values in zip(keys, tensors, strict=True)]
-        for i in range(size)
-    ]
+    layout = _Layout.of(batch.teacher)
+    columns = [[_in_rows(key, value, layout, size) for value in values]
+               for key, values in zip(keys, tensors, strict=True)]
+    return [[[_trim(value[i], key, layout, i) for value in values] for key, values in zip(keys, columns, strict=True)]
+            for i in range(size)]
 
 
-def _require_rows(key: Key, value: Tensor, batch: Batch, size: int, padded: bool) -> None:
-    length = batch.teacher["attention_mask"].shape[1] if padded else None
-    axes = _sequence_axes(key, value.dim() - 1)
-    if value.shape[0] != size or (padded and any(value.shape[axis + 1] != length for axis in axes)):
+def _in_rows(key: Key, value: Tensor, layout: _Layout, size: int) -> Tensor:
+    """A value with one entry a row, its choices along the second axis. Raises `OutputError`."""
+    num_texts = size * layout.choices if layout.of_choices(key) else size
+    fits = value.dim() > 0 and value.shape[0] == num_texts
+    if fits and layout.of_choices(key):
+        value = value.unflatten(0, (size, layout.choices))
+    if not fits or any(value.shape[axis + 1] != layout.length for axis in layout.axes(key, value.dim() - 1)):
         raise OutputError(f"the teacher's {key} of shape {tuple(value.shape)} cannot be cached row by row: it should "
-                          f"start with {size} rows and cover {length or 'all'} positions; switch the cache off")
+                          f"start with {num_texts} rows and cover {layout.length or 'all'} positions; switch the cache "
+                          "off")
+    return value
 
 
-def _trim(row: Tensor, key: Key, span: slice | None) -> Tensor:
-    if span is not None:
-        for axis in _sequence_axes(key, row.dim()):
+def _trim(row: Tensor, key: Key, layout: _Layout, index: int) -> Tensor:
+    if layout.row_spans is not None:
+        span = layout.row_spans[index]
+        for axis in layout.axes(key, row.dim()):
             row = row.narrow(axis, span.start, span.stop - span.start)
     return row
 
 
 def _assemble(rows: Sequence[Sequence[Row | None]], batch: Batch, keys: Sequence[Key], by_row: bool) -> Features:
-    """Tensors of the batch's own padding, with zeros (for attention scores: no attention) where it pads."""
-    row_spans = spans(batch.teacher) if by_row else None
+    """Tensors of the batch's own padding, with zeros (no attention, no answer) where it pads."""
+    layout = _Layout.of(batch.teacher if by_row else None)
     features: dict[Key, Tensor] = {}
     for column, key in enumerate(keys):
         values = [row[column] or [] for row in rows]
@@ -223,7 +260,8 @@ def _assemble(rows: Sequence[Sequence[Row | None]], batch: Batch, keys: Sequence
             name = Key("logits", head) if key == Key("logits") else key
             tensors = [value[head] for value in values]
             if by_row:
-                features[name] = _padded(tensors, key, row_spans, batch)
+                padded = _padded(tensors, key, layout)
+                features[name] = padded.flatten(0, 1) if layout.of_choices(key) else padded
             else:
                 features[name] = tensors[0]
     return features
@@ -233,9 +271,9 @@ def _is_nothing(row: Row) -> bool:
     return len(row) == 1 and row[0].dtype == NOTHING.dtype and row[0].shape == NOTHING.shape
 
 
-def _padded(tensors: Sequence[Tensor], key: Key, row_spans: Iterable[slice] | None, batch: Batch) -> Tensor:
-    axes = _sequence_axes(key, tensors[0].dim())
-    if row_spans is None or not axes:
+def _padded(tensors: Sequence[Tensor], key: Key, layout: _Layout) -> Tensor:
+    axes = layout.axes(key, tensors[0].dim())
+    if layout.row_spans is None or not axes:
         if len({tensor.shape for tensor in tensors}) > 1:
             shapes = ", ".join(sorted({str(tuple(tensor.shape)) for tensor in tensors}))
             raise OutputError(f"the teacher's {key} has other shapes in batches of other padding ({shapes} a row), so "
@@ -244,9 +282,11 @@ def _padded(tensors: Sequence[Tensor], key: Key, row_spans: Iterable[slice] | No
         return torch.stack(list(tensors))
     shape = list(tensors[0].shape)
     for axis in axes:
-        shape[axis] = batch.teacher["attention_mask"].shape[1]
+        shape[axis] = layout.length
     padding = LOWEST_SCORE if key.kind == ATTENTION_SCORES else 0.0
+    if key.kind == "logits" and layout.has_spans:
+        padding = -torch.inf
     full = tensors[0].new_full([len(tensors), *shape], padding)
-    for target, tensor, span in zip(full, tensors, row_spans, strict=True):
+    for target, tensor, span in zip(full, tensors, layout.row_spans, strict=True):
         target[tuple(span if axis in axes else slice(None) for axis in range(len(shape)))] = tensor
     return full

@@ -77,3 +77,11 @@ def untouched() -> Iterator[None]:
         yield
     finally:
         restore(state)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """All global generators seeded inside, and as before afterwards."""
+    with untouched():
+        seed_everything(seed)
+        yield

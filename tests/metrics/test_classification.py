@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.errors import DataError, OutputError
-from stillhouse.metrics import accuracy, agreement, classification_metrics, macro_f1
+from stillhouse.metrics import accuracy, agreement, classification_metrics, macro_f1, multi_label_metrics
 
 
 def naive_macro_f1(predictions: list[int], labels: list[int]) -> float:
@@ -86,6 +86,50 @@ def test_agreement_is_the_share_of_equal_answers_whatever_the_scale() -> None:
 def test_agreement_of_different_label_sets_is_refused() -> None:
     with pytest.raises(OutputError, match=r"\(2, 3\) of the student and \(2, 4\) of the teacher"):
         agreement(torch.zeros(2, 3), torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_multi_label_metrics_equal_scikit_learn_and_counting_by_hand(seed: int) -> None:
+    from sklearn.metrics import accuracy_score, f1_score
+
+    generator = torch.Generator().manual_seed(seed)
+    labels = (torch.rand(40, 4, generator=generator) < 0.3).float()
+    logits = labels - 0.5 + 0.4 * torch.randn(40, 4, generator=generator)
+    found = multi_label_metrics(logits, labels)
+    wanted, predicted = labels.int().numpy(), (torch.sigmoid(logits) > 0.5).int().numpy()
+    assert found == pytest.approx({
+        "micro_f1": f1_score(wanted, predicted, average="micro"),
+        "macro_f1": f1_score(wanted, predicted, average="macro"),
+        "subset_accuracy": accuracy_score(wanted, predicted)})
+    rows = list(zip(predicted.tolist(), wanted.tolist(), strict=True))
+    assert found["subset_accuracy"] == pytest.approx(sum(a == b for a, b in rows) / 40)
+    assert 0 < found["subset_accuracy"] < found["micro_f1"] < 1
+
+
+def test_multi_label_classes_that_do_not_occur_leave_macro_f1_alone() -> None:
+    labels = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+    logits = torch.tensor([[2.0, -1.0, -1.0], [2.0, 0.0, -3.0]])
+    assert multi_label_metrics(logits, labels) == pytest.approx(
+        {"micro_f1": 4 / 5, "macro_f1": 1 / 2, "subset_accuracy": 1 / 2})
+    assert multi_label_metrics(-torch.ones(2, 3), torch.zeros(2, 3)) == {
+        "micro_f1": 0.0, "macro_f1": 0.0, "subset_accuracy": 1.0}
+
+
+def test_multi_label_metrics_of_one_class_count_its_positives() -> None:
+    found = multi_label_metrics(torch.tensor([[1.0], [-1.0], [1.0]]), torch.tensor([[1], [0], [0]]))
+    assert found == pytest.approx({"micro_f1": 2 / 3, "macro_f1": 2 / 3, "subset_accuracy": 2 / 3})
+
+
+@pytest.mark.parametrize(("logits", "labels", "error", "message"), [
+    (torch.zeros(2), torch.zeros(2), OutputError, r"logits of \(rows, labels\), got \(2,\)"),
+    (torch.zeros(2, 3), torch.zeros(2), DataError, r"labels \(2,\) must be of the shape of the logits, \(2, 3\)"),
+    (torch.zeros(0, 3), torch.zeros(0, 3), DataError, "no rows to score"),
+    (torch.zeros(1, 2), torch.tensor([[1, -100]]), DataError, "label -100 is neither 0 nor 1 .1 of 2 labels."),
+])
+def test_multi_labels_that_do_not_fit_are_refused(
+        logits: Tensor, labels: Tensor, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        multi_label_metrics(logits, labels)
 
 
 def test_importing_the_metrics_does_not_load_scikit_learn() -> None:

@@ -69,7 +69,7 @@ def test_a_second_student_with_attention_asks_the_teacher_nothing(make_recipe: M
 def test_attention_in_a_recipe_needs_nothing_of_the_user(make_recipe: MakeRecipe) -> None:
     recipe = Recipe.from_dict(make_recipe(distillation={"matches": {"losses": ["attention_mse"]}}))
     prepared = prepare(recipe)
-    for model in (prepared.teacher, prepared.student):
+    for model in (prepared.teaching.members[0].model, prepared.student):
         assert model.config._attn_implementation == "eager"
     assert prepared.student.config.attention_probs_dropout_prob == 0
     assert "attention dropout off" in plan(recipe)

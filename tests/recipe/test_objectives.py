@@ -13,6 +13,7 @@ from stillhouse.objective import Objective
 from stillhouse.projections import Projection
 from stillhouse.recipe.distillation_schema import DistillationSection
 from stillhouse.recipe.objectives import distillation_objective
+from stillhouse.tasks import TextClassification, TextClassificationData
 from stillhouse.types import ATTENTION_SCORES, LABELS, LOGITS, Key, Progress, module_key
 
 
@@ -21,7 +22,9 @@ def config(depth: int, width: int) -> BertConfig:
 
 
 def objective(student_width: int = 8, **values: Any) -> Objective:
-    return distillation_objective(DistillationSection.model_validate(values), config(4, 8), config(2, student_width))
+    task = TextClassification(TextClassificationData(train="x"))
+    section = DistillationSection.model_validate(values)
+    return distillation_objective(section, task, config(4, 8), config(2, student_width))
 
 
 def test_terms_are_named_by_teacher_and_student_layer() -> None:

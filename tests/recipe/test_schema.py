@@ -83,8 +83,8 @@ def test_every_problem_is_listed_with_its_place_and_remedy() -> None:
 
 @pytest.mark.parametrize(("changes", "expected"), [
     ({"data": {}}, "data.train: missing; The training data"),
-    ({"teacher": "m"}, "teacher: 'm' is not a section; known keys: model, train, run"),
-    ({"teacher": {}}, "teacher: give either model"),
+    ({"teacher": "m"}, "teacher: 'm' is not a section; known keys: model, models, run, column, function, train,"),
+    ({"teacher": {}}, "teacher: give one of model"),
     ({"teacher": {"run": "x"}}, "teacher.run names an earlier stage, and there are no stages"),
     ({"student": {"shap": "T3"}}, "student: shap: unknown key; did you mean 'shape'?"),
     ({"student": {"shape": "T3", "keep": "half"}}, "got shape and keep"),

@@ -193,11 +193,13 @@ def test_the_plan_says_what_will_be_built(spec: StudentSpec, expected: str) -> N
     plan = plan_student(make_teacher("bert").config, spec)
     assert plan.description == expected
     assert plan.from_scratch == ("scratch" in expected)
+    assert plan.starts_from == ("scratch" if plan.from_scratch else "the teacher's layers")
 
 
-@pytest.mark.parametrize("ways", [{}, {"shape": "T3", "keep": "half"}, {"layers": (0,), "config": {}}])
+@pytest.mark.parametrize("ways", [{}, {"shape": "T3", "keep": "half"}, {"layers": (0,), "config": {}},
+                                  {"network": "CNN", "keep": 1}])
 def test_a_student_is_described_in_exactly_one_way(ways: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="exactly one of shape, layers, keep, config"):
+    with pytest.raises(ConfigError, match="exactly one of shape, layers, keep, config, network"):
         StudentSpec(**ways)
 
 
@@ -207,23 +209,59 @@ def test_an_impossible_number_of_layers_to_keep_is_refused(keep: Any) -> None:
         plan_student(make_teacher("bert").config, StudentSpec(keep=keep))
 
 
+class OwnClassifier(transformers.BertPreTrainedModel):
+    """BERT's configuration over layers of somebody's own."""
+
+    def __init__(self, config: transformers.BertConfig) -> None:
+        super().__init__(config)
+        self.left, self.right = (nn.ModuleList(nn.Linear(2, 2) for _ in range(DEPTH)) for _ in range(2))
+        self.post_init()
+
+
 def unknown_structures() -> dict[str, nn.Module]:
     """Teachers that no student can be derived from."""
     sizes: dict[str, Any] = {"vocab_size": 50, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
     albert = transformers.AlbertConfig(**sizes, **SIZES, embedding_size=16)  # one layer, used four times
     bart = transformers.BartConfig(**sizes, d_model=32, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=64,
                                    decoder_ffn_dim=64, encoder_attention_heads=4, decoder_attention_heads=4)
+    t5 = transformers.T5Config(**sizes, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    funnel = transformers.FunnelConfig(**sizes, block_sizes=[1, 1], d_model=32, n_head=4, d_head=8, d_inner=64)
     return {
         "plain": nn.Linear(2, 2),
+        "own": OwnClassifier(transformers.BertConfig(**sizes, **SIZES)),
         "albert": transformers.AlbertForSequenceClassification(albert),
         "bart": transformers.BartModel(bart),
+        "funnel": transformers.FunnelForSequenceClassification(funnel),
+        "gpt2": transformers.GPT2ForSequenceClassification(
+            transformers.GPT2Config(**sizes, n_embd=32, n_layer=2, n_head=4)),
+        "recurrent": build_student(make_teacher("bert"), StudentSpec(network="BiGRU", config={"hidden_size": 8})),
+        "t5 encoder": transformers.T5EncoderModel(t5),
     }
 
 
-@pytest.mark.parametrize("name", ["plain", "albert", "bart"])
-def test_a_teacher_of_unknown_structure_asks_for_a_model(name: str) -> None:
-    with pytest.raises(PlanError, match=r"give a model of your own as \{model: PATH\}"):
-        build_student(unknown_structures()[name], StudentSpec(keep="half"))
+def test_a_teacher_of_unknown_structure_asks_for_a_model() -> None:
+    for name, teacher in unknown_structures().items():
+        for spec in (StudentSpec(keep=1), StudentSpec(shape="T12-nano")):
+            with pytest.raises(PlanError) as refusal:
+                build_student(teacher, spec)
+            assert "give a model of your own as {model: PATH}" in str(refusal.value), name
+
+
+def test_an_unknown_family_is_told_the_known_ones_and_the_networks() -> None:
+    with pytest.raises(PlanError, match=r"GPT2Config.*'gpt2'.*bert,.*xlm-roberta\).*BiGRU, BiLSTM, CNN"):
+        plan_student(transformers.GPT2Config(), StudentSpec(keep="half"))
+
+
+def test_a_layer_that_attends_nearby_still_does_in_another_place() -> None:
+    config = transformers.ModernBertConfig(
+        vocab_size=50, pad_token_id=1, bos_token_id=0, eos_token_id=2, cls_token_id=0, sep_token_id=2,
+        global_attn_every_n_layers=2, local_attention=4, **SIZES)
+    student = build_student(transformers.ModernBertForSequenceClassification(config), StudentSpec(layers=(0, 2, 3)))
+    again = type(student.config).from_dict(student.config.to_dict())
+    kinds = ["full_attention", "full_attention", "sliding_attention"]
+    assert student.config.layer_types == again.layer_types == kinds
+    assert [layer.attention_type for layer in student.model.layers] == kinds
+    assert [layer.attn.sliding_window is None for layer in student.model.layers] == [True, True, False]
 
 
 def test_a_config_that_the_class_cannot_be_built_from_is_a_plan_error() -> None:

@@ -1,0 +1,147 @@
+"""The data of a run as its models read it: one and the same rows, or two views of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from stillhouse.errors import PlanError
+from stillhouse.recipe.schema import Recipe
+from stillhouse.recipe.student_making import NewStudent
+from stillhouse.recipe.teaching import Teaching
+from stillhouse.recipe.vocabulary import difference
+from stillhouse.tasks import TASKS, EncodedSplit, Task, TwoSided
+from stillhouse.tasks.batching import EncodedRows
+from stillhouse.tasks.data_files import Rows
+from stillhouse.tasks.soft_labels import SoftLabels, read_soft_labels, soft_label_tensor
+from stillhouse.tasks.text_bytes import TextBytes, text_rows
+from stillhouse.types import Key
+
+_SOFT = "soft_labels"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The encoded rows of a run.
+
+    Attributes:
+        student: every split as the student reads it.
+        teacher: every split as the teacher reads it; the student's own where both read the same.
+    """
+
+    student: Mapping[str, EncodedSplit]
+    teacher: Mapping[str, EncodedRows]
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether one batch serves both."""
+        return self.teacher["train"] is self.student["train"]
+
+    @property
+    def train(self) -> EncodedRows:
+        """What the student is trained on."""
+        return self.student["train"] if self.is_shared else TwoSided(self.student["train"], self.teacher["train"])
+
+    @property
+    def teacher_length(self) -> float:
+        """Tokens a row that the teacher reads."""
+        return float(self.teacher["train"].lengths.mean())
+
+    def uncacheable(self, recipe: Recipe, task: Task[Any], keys: frozenset[Key]) -> str:
+        """Why a teacher's answers cannot be kept, or nothing if they can."""
+        if recipe.teacher.column is not None:
+            return "the teacher's numbers stand in the data"
+        if not task.repeats_inputs:
+            return "every epoch shows the rows with other words hidden"
+        if getattr(self.teacher["train"], "choices", 0) and any(key.kind != "logits" for key in keys):
+            return "layers of rows with several choices have no place in it"
+        return ""
+
+
+def load_task(recipe: Recipe) -> Task[Any]:
+    """The recipe's task with its data, soft labels among it if they teach. Raises `DataError`."""
+    task = TASKS[recipe.task](recipe.data)
+    if recipe.teacher.column is not None:
+        task.read_also = _soft_label_reader(recipe, task)
+    task.load()
+    return task
+
+
+def labelled_rows(task: Task[Any], tokenizer: PreTrainedTokenizerBase) -> EncodedSplit:
+    """The training rows without those that augmentation added, which have no labels."""
+    return task.encoded(task.split("train").pick(range(task.num_labelled)), tokenizer)
+
+
+def _soft_label_reader(recipe: Recipe, task: Task[Any]) -> Any:
+    section = recipe.teacher
+    spec = SoftLabels(column=str(section.column), form=section.form, missing_mass=section.missing_mass,
+                      rows_without=section.rows_without)
+
+    def read(rows: Rows, split: str) -> dict[str, Any]:
+        if split != "train" and section.column not in rows.columns:
+            return {_SOFT: [None] * len(rows)}  # only needed to say how good the teacher is
+        return {_SOFT: read_soft_labels(rows, spec, task.label_names)}
+
+    return read
+
+
+def read_by_both(recipe: Recipe, task: Task[Any], teaching: Teaching, student: NewStudent) -> Reading:
+    """Encode all splits for both models. Raises `PlanError` if these would have to read the same tokens and do not."""
+    mine = {split: _with_soft_labels(task, split, task.encode(split, student.tokenizer)) for split in task.num_rows}
+    if recipe.teacher.function is not None:
+        views: dict[str, EncodedRows] = {split: _as_text(task, split) for split in mine}
+        return Reading(mine, views)
+    if student.reads_as_teacher or teaching.tokenizer is None:
+        return Reading(mine, mine)
+    theirs = {split: task.encode(split, teaching.tokenizer) for split in mine}
+    _require_comparable(recipe, task, mine["train"], student, theirs["train"], teaching.tokenizer)
+    return Reading(mine, theirs)
+
+
+def _require_comparable(recipe: Recipe, task: Task[Any], mine: EncodedSplit, student: NewStudent, theirs: EncodedSplit,
+                        tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise `PlanError` where a loss compares positions, and the two models cut texts at different places."""
+    if _same_tokens(mine, student.tokenizer, theirs, tokenizer):
+        return
+    which = difference(tokenizer, student.tokenizer, "the teacher's", "the student's")
+    remedy = ("take a student made from the teacher ({shape: T3}, {keep: half}), or a model with the teacher's own "
+              "tokenizer")
+    if not task.answers_rows:
+        raise PlanError(f"the student's vocabulary is not the teacher's, and in {task.name} a student learns from the "
+                        f"teacher's answer at every token ({which}): {remedy}")
+    if recipe.distillation.matches:
+        raise PlanError("distillation.matches: the student's vocabulary is not the teacher's, so the positions of "
+                        f"their layers are not the same ({which}); take the matches out, or {remedy}")
+
+
+def _same_tokens(mine: EncodedSplit, my_tokenizer: PreTrainedTokenizerBase, theirs: EncodedSplit,
+                 their_tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether all texts are cut into the same tokens, whatever their numbers are."""
+    if len(mine) != len(theirs) or not np.array_equal(mine.lengths, theirs.lengths):
+        return False
+    numbers = their_tokenizer.get_vocab()
+    translated = np.full(max(my_tokenizer.get_vocab().values()) + 1, -1)
+    for token, number in my_tokenizer.get_vocab().items():
+        translated[number] = numbers.get(token, -1)
+    flat_mine, flat_theirs = (np.fromiter(chain.from_iterable(split.tokens["input_ids"]), dtype=np.int64)
+                              for split in (mine, theirs))
+    return bool(np.array_equal(translated[flat_mine], flat_theirs))
+
+
+def _with_soft_labels(task: Task[Any], split: str, encoded: EncodedSplit) -> EncodedSplit:
+    examples = task.split(split)
+    if _SOFT not in examples.columns:
+        return encoded
+    soft, known = soft_label_tensor(examples[_SOFT], len(task.label_names))
+    return dataclasses.replace(encoded, rows={**encoded.rows, _SOFT: soft, "logits_mask": known.long()})
+
+
+def _as_text(task: Task[Any], split: str) -> TextBytes:
+    examples = task.split(split)
+    return text_rows(examples["text"], examples["text_pair"] if "text_pair" in examples.columns else None)

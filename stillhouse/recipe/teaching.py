@@ -1,0 +1,169 @@
+"""Who teaches in a run: one model or several, fine-tuned first or as they are; or numbers without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from stillhouse.adaptors import ModuleOutputs
+from stillhouse.errors import PlanError, about
+from stillhouse.presets import TEACHER_FUNCTIONS
+from stillhouse.recipe import fitting, teacher_store
+from stillhouse.recipe.models_schema import TeacherSection
+from stillhouse.recipe.training_schema import TeacherTraining
+from stillhouse.recipe.vocabulary import require_embeddings, require_same_vocabulary
+from stillhouse.tasks import Task
+from stillhouse.tasks.pretrained import require_fit, with_head
+from stillhouse.teachers import CalledTeacher, EnsembleTeacher, GivenTeacher, LiveTeacher, TeacherSource
+from stillhouse.training import resolve_precision
+from stillhouse.training.randomness import seeded
+
+
+class Loaded(NamedTuple):
+    """A model and its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+StandIns = Mapping[str, Loaded]
+"""For paths that an earlier stage has yet to write: a model of the same shape with the same tokenizer."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model that teaches.
+
+    Attributes:
+        path: where it is from.
+        model: the base model until it has been fine-tuned, if it is to be.
+        training: how it is fine-tuned first; None: it is used as it is.
+        entry: where the fine-tuned model is kept.
+        is_stand_in: whether an earlier stage has yet to train it.
+    """
+
+    path: str
+    model: PreTrainedModel
+    training: TeacherTraining | None
+    entry: teacher_store.Entry | None
+    is_stand_in: bool
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether nothing has to fine-tune it any more."""
+        return self.entry is None or self.entry.is_stored
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """All that teaches together.
+
+    Attributes:
+        section: what the recipe says.
+        members: the models; none if numbers teach.
+        tokenizer: the one of all models; None if numbers teach.
+    """
+
+    section: TeacherSection
+    members: tuple[Member, ...]
+    tokenizer: PreTrainedTokenizerBase | None
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether no model has to be fine-tuned any more."""
+        return all(member.is_trained for member in self.members)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the models are what will teach, and nothing is to train them first."""
+        return self.is_trained and not any(member.is_stand_in for member in self.members)
+
+    @property
+    def matched(self) -> PreTrainedModel | None:
+        """The model whose layers a student's may be matched with; of several the first if nothing else is said."""
+        return self.members[self.section.match_teacher or 0].model if self.members else None
+
+    def source(self, task: Task[Any], autocast_dtype: torch.dtype | None) -> TeacherSource:
+        """What answers for it."""
+        section = self.section
+        if section.column is not None:
+            return GivenTeacher(len(task.label_names))
+        if section.function is not None:
+            return CalledTeacher(TEACHER_FUNCTIONS[section.function], form=section.form, label_names=task.label_names,
+                                 missing_mass=section.missing_mass,
+                                 version=None if section.version is None else f"{section.function} {section.version}")
+        sources = [LiveTeacher(member.model, ModuleOutputs(task.adaptor()), autocast_dtype) for member in self.members]
+        if len(sources) == 1:
+            return sources[0]
+        return EnsembleTeacher(sources, section.weights, section.average, section.match_teacher)
+
+    def with_models(self, models: list[PreTrainedModel]) -> Teaching:
+        """The same after its models were fine-tuned."""
+        members = [replace(member, model=model) for member, model in zip(self.members, models, strict=True)]
+        return replace(self, members=tuple(members))
+
+    def move_to(self, device: torch.device) -> None:
+        """Move the models to a device."""
+        for member in self.members:
+            module: torch.nn.Module = member.model
+            module.to(device)
+
+
+def load_teaching(section: TeacherSection, task: Task[Any], stand_ins: StandIns, device: torch.device) -> Teaching:
+    """The teachers before any fine-tuning, or after it where they are stored fine-tuned.
+
+    Raises `PlanError` for a model that was never trained for the task and is not to be, and for several whose
+    vocabularies differ.
+    """
+    members, tokenizer = [], None
+    key = "teacher.models" if section.models else "teacher.model"
+    if (section.column or section.function) and (task.name != "text-classification" or task.problem_type !=
+                                                 "single_label_classification"):
+        raise PlanError(f"teacher.{'column' if section.column else 'function'}: probabilities of labels can only teach "
+                        f"a text classification with one label a row, not {task.name}; give a model as teacher")
+    for path, training in zip(section.paths, section.trainings, strict=True):
+        loaded = _load(path, training, task, stand_ins, key)
+        if tokenizer is None:
+            tokenizer = loaded.tokenizer
+        else:
+            require_same_vocabulary(tokenizer, loaded.tokenizer, section.paths[0], path)
+        members.append(_member(path, loaded, training, task, path in stand_ins, device))
+    return Teaching(section, tuple(members), tokenizer)
+
+
+def _load(path: str, training: TeacherTraining | None, task: Task[Any], stand_ins: StandIns, key: str) -> Loaded:
+    if path in stand_ins:
+        return standing_in(stand_ins[path], path, key, task, seed=training.seed if training else 0)
+    with seeded(training.seed if training else 0), about(key):
+        model = task.load_model(path)
+    if training is None and not task.model_wanted.fits(model.config):
+        raise PlanError(f"{key} {path!r} has no trained head for {task.name} (it holds "
+                        f"{', '.join(model.config.architectures or ['an unnamed model'])}), so it cannot teach yet; "
+                        "add train: {epochs: 3, learning_rate: 5e-5} to the teacher, or give a fine-tuned model")
+    with about(key):
+        tokenizer = task.load_tokenizer(path)
+    require_embeddings(model, tokenizer, f"{key} {path!r}")
+    return Loaded(model, tokenizer)
+
+
+def _member(path: str, loaded: Loaded, training: TeacherTraining | None, task: Task[Any], is_stand_in: bool,
+            device: torch.device) -> Member:
+    if training is None:
+        return Member(path, loaded.model, None, None, is_stand_in)
+    fitting.check_gradient_checkpointing(loaded.model, training, "teacher.train")
+    entry = teacher_store.entry_for(loaded.model, loaded.tokenizer, task, training,
+                                    resolve_precision(training.precision, device))
+    return Member(path, entry.load(task) if entry.is_stored else loaded.model, training, entry, is_stand_in)
+
+
+def standing_in(stand_in: Loaded, path: str, key: str, task: Task[Any], *, seed: int) -> Loaded:
+    """What stands in for the student of an earlier stage, with this task's head, if it could be loaded for it."""
+    wanted = task.model_wanted
+    with about(key):
+        require_fit(path, stand_in.model.config, wanted, type(stand_in.model).__name__.endswith(wanted.head))
+        with seeded(seed):
+            return Loaded(with_head(stand_in.model, wanted), stand_in.tokenizer)
