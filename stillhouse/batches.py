@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from stillhouse.types import Batch
+from stillhouse.types import BESIDE_INPUTS, Batch
 
 T = TypeVar("T")
 _SIDES = {"teacher", "student"}
@@ -19,8 +19,6 @@ POSITIONAL = frozenset({"input_ids", "attention_mask", "token_type_ids", "positi
                         "span_mask"})
 """Inputs with one value for each position that ``attention_mask`` covers."""
 
-BESIDE_INPUTS = frozenset({"labels", "start_positions", "end_positions", "logits_mask", "soft_labels"})
-"""What batches hold beside a model's inputs; no model's answer depends on it."""
 
 
 def as_batch(raw: Any, task: str = "default") -> Batch:

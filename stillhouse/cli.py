@@ -1,4 +1,4 @@
-"""The command line: ``stillhouse run``, ``stillhouse plan``, ``stillhouse inspect``, ``stillhouse demo``.
+"""The command line: ``stillhouse run``, ``plan``, ``schema``, ``inspect`` and ``demo``.
 
 Nothing heavy is imported until a command needs it, so that ``--help`` answers at once.
 """
@@ -30,6 +30,8 @@ Overrides = Annotated[list[str] | None, typer.Option(
 
 AllowPlugins = Annotated[bool, typer.Option(
     "--allow-plugins", help="Run the Python files that the recipe names as plugins.")]
+Stage = Annotated[str | None, typer.Option(
+    "--stage", metavar="NAME", help="Only this stage of the recipe, in the folder that it has in the whole.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -55,6 +57,7 @@ def run_command(
         metavar="0,1,2", help="Run once for each seed, into OUTPUT/seed-N, with a summary.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in the output folder.")] = False,
+    stage: Stage = None,
     allow_plugins: AllowPlugins = False,
 ) -> None:
     """Train a student as a recipe says, into a run folder."""
@@ -63,19 +66,33 @@ def run_command(
 
         changes = overrides or []
         if seeds is None:
-            run(load_recipe(recipe, changes, allow_plugins=allow_plugins), resume=resume, overwrite=overwrite)
+            run(load_recipe(recipe, changes, allow_plugins=allow_plugins, stage=stage), resume=resume,
+                overwrite=overwrite)
+        elif stage is not None:
+            raise ConfigError("--seeds runs all stages; leave --stage out, or run the stage once for each seed with "
+                              "--set training.seed=N --set output=FOLDER-N")
         else:
             run_seeds(recipe, _numbers(seeds), changes, resume=resume, overwrite=overwrite,
                       allow_plugins=allow_plugins)
 
 
 @app.command("plan")
-def plan_command(recipe: RecipeFile, overrides: Overrides = None, allow_plugins: AllowPlugins = False) -> None:
+def plan_command(recipe: RecipeFile, overrides: Overrides = None, stage: Stage = None,
+                 allow_plugins: AllowPlugins = False) -> None:
     """Say what a recipe would do, without doing it: models, sizes, steps, storage."""
     with _interruptible(""):
         from stillhouse.recipe import load_recipe, plan
 
-        typer.echo(plan(load_recipe(recipe, overrides or [], allow_plugins=allow_plugins)))
+        typer.echo(plan(load_recipe(recipe, overrides or [], allow_plugins=allow_plugins, stage=stage)))
+
+
+@app.command("schema")
+def schema_command() -> None:
+    """Print the JSON Schema of recipes, with which editors complete and check them."""
+    with _interruptible(""):
+        from stillhouse.recipe.json_schema import schema_text
+
+        typer.echo(schema_text(), nl=False)
 
 
 @app.command("inspect")

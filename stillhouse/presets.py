@@ -35,7 +35,6 @@ from stillhouse.losses import (
     Cosine,
     CostAttentionEMD,
     BernoulliKL,
-    BernoulliKL,
     ForwardKL,
     FunctionLogitsLoss,
     FunctionLoss,

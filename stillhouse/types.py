@@ -37,6 +37,10 @@ ATTENTION_SCORES = "attention_scores"  # a kind: attention before its softmax, o
 _MODULE = "module:"
 
 
+BESIDE_INPUTS = frozenset({"labels", "start_positions", "end_positions", "logits_mask", "soft_labels"})
+"""What batches hold beside a model's inputs; no model's answer depends on it."""
+
+
 def module_key(path: str) -> Key:
     """The key of the output of a named sub-module, such as ``bert.pooler``."""
     return Key(_MODULE + path)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.batches import (
+    BESIDE_INPUTS,
     as_batch,
     batch_to_device,
     bytes_of,
@@ -120,6 +121,11 @@ def test_spans_run_from_the_first_to_the_last_kept_position() -> None:
     assert spans({"input_ids": mask}) is None and spans((mask,)) is None
 
 
+def test_a_row_of_choices_spans_its_longest_choice() -> None:
+    mask = torch.tensor([[[1, 1, 0, 0], [1, 0, 0, 0]], [[1, 0, 0, 0], [1, 1, 1, 0]], [[0, 0, 0, 1], [0, 1, 1, 1]]])
+    assert spans({"attention_mask": mask}) == [slice(0, 2), slice(0, 3), slice(1, 4)]
+
+
 # Names of rows
 
 
@@ -155,6 +161,9 @@ def test_values_do_not_run_from_one_tensor_into_the_next() -> None:
 def test_labels_do_not_change_the_name() -> None:
     base = inputs([5, 6, 7])
     assert row_keys({**base, "labels": torch.tensor([1])}) == row_keys(base)
+    for name in BESIDE_INPUTS:
+        for value in (torch.tensor([1]), torch.ones_like(base["input_ids"])):
+            assert row_keys({**base, name: value}) == row_keys(base)
     assert row_keys({**base, "gold": torch.tensor([1])}) != row_keys(base)
     assert row_keys({**base, "gold": torch.tensor([1])}, exclude=["gold"]) == row_keys(base)
 
@@ -175,6 +184,36 @@ def test_token_type_ids_and_embeddings_are_cut_with_the_tokens() -> None:
     embeds = torch.randn(1, 5, 3)
     whole = row_keys({"inputs_embeds": embeds, "attention_mask": mask})
     assert row_keys({"inputs_embeds": embeds[:, :2], "attention_mask": mask[:, :2]}) == whole
+
+
+def test_where_an_answer_may_be_is_part_of_the_name_and_cut_with_the_tokens() -> None:
+    def with_spans(width: int, last: int) -> dict[str, Tensor]:
+        return {**inputs([5, 6, 7], width=width), "span_mask": torch.tensor([[0, 1, last] + [0] * (width - 3)])}
+
+    assert row_keys(with_spans(3, 1)) == row_keys(with_spans(6, 1)) != row_keys(with_spans(3, 0))
+
+
+def test_a_row_of_choices_has_one_name_in_any_batch_and_is_all_of_them() -> None:
+    def choices(*rows: list[list[int]], width: int = 0) -> dict[str, Tensor]:
+        width = max(width, *(len(text) for row in rows for text in row))
+        flat = inputs(*(text for row in rows for text in row), width=width)
+        return {name: value.view(len(rows), -1, width) for name, value in flat.items()}
+
+    row, longer = [[5, 6], [7]], [[1], [2, 3, 4]]
+    alone, = row_keys(choices(row))
+    assert row_keys(choices(longer, row))[1] == row_keys(choices(row, width=9))[0] == alone
+    others = [[[5, 6], [8]], [[7], [5, 6]], [[5, 6], [7, 0]], [[5], [6, 7]]]
+    assert len({alone, *(row_keys(choices(other))[0] for other in others)}) == 1 + len(others)
+    embeds = torch.randn(1, 2, 5, 3)
+    mask = choices(row, width=5)["attention_mask"]
+    assert row_keys({"inputs_embeds": embeds, "attention_mask": mask}) == row_keys(
+        {"inputs_embeds": embeds[:, :, :2], "attention_mask": mask[:, :, :2]})
+
+
+def test_a_mask_of_pairs_leaves_the_tokens_whole() -> None:
+    pairs = torch.tensor([[[1, 0, 0], [1, 1, 0], [0, 0, 0]]])  # (rows, positions, positions)
+    names = {row_keys({"input_ids": torch.tensor([[5, 6, last]]), "attention_mask": pairs})[0] for last in (0, 1)}
+    assert len(names) == 2
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.bool, torch.uint8, torch.int64])

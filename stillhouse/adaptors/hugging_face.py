@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stillhouse.adaptors.base import Adaptor, Signals, call_model, holds_probabilities, labels_mask, log_probabilities
 from stillhouse.errors import OutputError, PlanError
 from stillhouse.needs import indices
-from stillhouse.types import ATTENTION_SCORES, LABELS, LOGITS, Key, Masks
+from stillhouse.types import ATTENTION_SCORES, BESIDE_INPUTS, LABELS, LOGITS, Key, Masks
 
 _HEADS: Mapping[str, tuple[str, ...]] = {
     "rows": ("ForSequenceClassification", "ForNextSentencePrediction"),
@@ -79,7 +79,7 @@ class HuggingFaceAdaptor(Adaptor):
             raise OutputError("the automatic adaptor reads inputs by name, and this batch is a "
                               f"{type(inputs).__name__}; give dictionaries, or a FunctionAdaptor")
         accepted = _accepted(type(model).forward)
-        outputs = call_model(model, {k: v for k, v in inputs.items() if k != "labels" and k in accepted}, arguments)
+        outputs = call_model(model, {k: v for k, v in inputs.items() if k in accepted - BESIDE_INPUTS}, arguments)
         if indices(keys, ATTENTION_SCORES) and not self._looked_at_maps:
             self._looked_at_maps = True
             _require_probabilities(model, outputs)
@@ -151,6 +151,9 @@ class HuggingFaceAdaptor(Adaptor):
 def _require_maps(model: nn.Module, needs_logarithm: bool) -> None:
     """Raise `PlanError` unless the model gives attention maps whose logarithm means something, if that is needed."""
     config: Any = model.config
+    if not getattr(config, "num_attention_heads", None):
+        raise PlanError(f"attention maps are asked for, but {type(model).__name__} has no attention; take the matches of "
+                        "attention out")
     implementation = getattr(config, "_attn_implementation", None)
     if implementation != "eager":
         raise PlanError(f"attention maps are asked for, but {type(model).__name__} uses the {implementation!r} "

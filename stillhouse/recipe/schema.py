@@ -25,7 +25,7 @@ from stillhouse import plugins
 from stillhouse.errors import ConfigError, unknown_name
 from stillhouse.recipe import yaml_files
 from stillhouse.recipe.distillation_schema import DistillationSection
-from stillhouse.recipe.merging import apply_override, merge_stages, plugin_files
+from stillhouse.recipe.merging import apply_override, merge_stages, only_stage, plugin_files
 from stillhouse.recipe.models_schema import StudentSection, TeacherSection
 from stillhouse.recipe.training_schema import StudentTraining
 from stillhouse.recipe.values import CacheName
@@ -130,13 +130,18 @@ def _data_model(values: Mapping[str, Any], loc: tuple[int | str, ...]) -> type[D
     return TASKS[task].data if isinstance(task, str) and task in TASKS else None
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, allow_plugins: bool = False) -> Recipe:
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, allow_plugins: bool = False,
+                stage: str | None = None) -> Recipe:
     """Read a recipe file. ``overrides`` are ``"training.epochs=3"``: a dotted path and a YAML value.
 
-    With ``allow_plugins`` the Python files that the recipe names as ``plugins`` are run first. Raises `ConfigError` for
-    a file that cannot be read, is not YAML or is not a recipe, and for plugins that are not allowed or fail.
+    With ``allow_plugins`` the Python files that the recipe names as ``plugins`` are run first. With ``stage`` it is the
+    recipe of that stage alone, which the overrides change. Its output folder is the one that it has in the whole, and
+    students of earlier stages are looked for in theirs. Raises `ConfigError` for a file that cannot be read, is not
+    YAML or is not a recipe, for a stage that is not there, and for plugins that are not allowed or fail.
     """
-    values = yaml_files.read(Path(path))
+    values, where = yaml_files.read(Path(path)), str(path)
+    if stage is not None:
+        values, where = only_stage(values, stage, where), f"{where}, stage {stage}"
     for override in overrides:
         values = apply_override(values, override)
     files = plugin_files(values)
@@ -144,4 +149,4 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, allow_plugin
         raise ConfigError(f"{path}: plugins: {', '.join(files)} would be run as Python code, with all your rights; "
                           "read them, then allow it with --allow-plugins (in Python, allow_plugins=True)")
     plugins.load_files(files)
-    return Recipe.from_dict(values, where=str(path))
+    return Recipe.from_dict(values, where=where)

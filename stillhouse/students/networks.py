@@ -62,7 +62,7 @@ def network_config(teacher_config: PretrainedConfig, name: str, settings: Mappin
             **network.fixed, **settings,
         )
     except (StrictDataclassError, TypeError, ValueError) as error:
-        raise PlanError(f"the student is not a valid {name}: {error}") from error
+        raise PlanError(f"the student is not a valid {name}: {error.__cause__ or error}") from error
 
 
 def build_network(teacher: PreTrainedModel, name: str, config: WordConfig) -> PreTrainedModel:

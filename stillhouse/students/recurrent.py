@@ -36,7 +36,7 @@ class RecurrentConfig(WordConfig):
         """Raise ``ValueError`` for an unknown cell, or a width that is no two directions (called by transformers)."""
         if self.cell not in _CELLS:
             raise ValueError(unknown_name("cell", self.cell, _CELLS))
-        if self.hidden_size % 2:
+        if isinstance(self.hidden_size, int) and self.hidden_size % 2:
             raise ValueError(f"hidden_size is {self.hidden_size}: it is two directions side by side, so give an even "
                              "number")
 

@@ -330,9 +330,9 @@ def _follow(config: PretrainedConfig, vocabulary: Vocabulary) -> None:
 
 
 def _shapes_only(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel:
-    """The model that would be built from a configuration, without memory for its weights."""
+    """The model that would be built from a configuration, without memory or random numbers for its weights."""
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        with torch.device("meta"):
             return type(model)(config)
     except (AssertionError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise PlanError(f"a {type(model).__name__} cannot be built from its configuration with another vocabulary: "

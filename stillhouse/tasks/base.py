@@ -249,7 +249,7 @@ class Task(abc.ABC, Generic[Spec]):
     def model_wanted(self) -> pretrained.ModelWanted:
         """What `stillhouse.tasks.pretrained` has to know to load and check such models."""
         return pretrained.ModelWanted(self.auto_class, self.head, self.label_names, self.spec.max_length,
-                                      self.problem_type)
+                                      self.problem_type, self.num_heads if self.num_heads > 1 else None)
 
     @final
     def load_tokenizer(self, path: str) -> PreTrainedTokenizerBase:

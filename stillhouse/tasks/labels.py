@@ -44,6 +44,8 @@ class Labels:
             return cls(_checked_names(names, file or "data.label_names"), column, True, None)
         if several:
             train = flattened(train, column)
+            if not len(train):
+                raise DataError(f"{train.source}, column {column!r}: no row has a label; list the names in label_names")
         values = [_plain(train, column, index, value) for index, value in enumerate(train.column(column))]
         values = _numbers_if_all(values) if not train.is_typed else values
         kind: type[int] | type[str] = int if isinstance(values[0], int) else str
@@ -104,9 +106,7 @@ def flattened(rows: Rows, column: str) -> Rows:
             raise DataError(f"{rows.where(index)}, column {column!r}: {value!r:.80} is no list of labels; write "
                             "[...] (JSON and parquet files hold lists)")
         items += value
-        places += [index] * len(value)
-    if not items:
-        raise DataError(f"{rows.source}, column {column!r}: no row has a label")
+        places += [index if rows.places is None else rows.places[index]] * len(value)
     return Rows(rows.source, {column: items}, rows.class_names, rows.is_typed, tuple(places))
 
 

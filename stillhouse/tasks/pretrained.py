@@ -21,8 +21,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
+import stillhouse.students  # noqa: F401 - registers the package's own kinds of models with transformers
 from stillhouse.errors import ConfigError, PlanError
 from stillhouse.tasks.data_files import is_path
+from stillhouse.tasks.model_paths import resolved
 
 _LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
 _NO_NAME = re.compile(r"(LABEL_)?\d+")
@@ -38,6 +40,7 @@ class ModelWanted:
         names: its labels; none where a head has no labels.
         max_length: the tokens of a row that it has to read.
         problem_type: what its configuration calls the kind of labels.
+        num_outputs: what its configuration has to call the number of labels, where these have no names.
     """
 
     auto_class: Any
@@ -45,6 +48,7 @@ class ModelWanted:
     names: Sequence[str]
     max_length: int
     problem_type: str | None = None
+    num_outputs: int | None = None
 
     def fits(self, config: Any) -> bool:
         """Whether a configuration is of a model with such a head, trained before."""
@@ -53,14 +57,14 @@ class ModelWanted:
     def settings(self) -> dict[str, Any]:
         """What the model's configuration has to say."""
         if not self.names:
-            return {}
+            return {} if self.num_outputs is None else {"num_labels": self.num_outputs}
         settings = {"num_labels": len(self.names), "id2label": dict(enumerate(self.names)),
                     "label2id": {name: number for number, name in enumerate(self.names)}}
         return settings if self.problem_type is None else settings | {"problem_type": self.problem_type}
 
 
 def load_model(path: str, wanted: ModelWanted, attn_implementation: str | None = None) -> PreTrainedModel:
-    """A model with the wanted head, in float32 on the CPU, from a folder or hub id.
+    """A model with the wanted head, in float32 on the CPU, from a folder, hub id or ``package:NAME/FOLDER``.
 
     A checkpoint's own head stays if it has as many labels; otherwise a new one is drawn from the global generator.
     Raises `ConfigError` for a checkpoint that is not there or incomplete, and `PlanError` for one whose head has other
@@ -146,6 +150,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def _loaded(auto_class: Any, what: str, path: str, **arguments: Any) -> Any:
+    path = resolved(path)
     folder = Path(path).expanduser()
     if is_path(path) and not folder.is_dir():
         raise ConfigError(f"{what} {path!r}: there is no folder {folder.absolute()}")
@@ -187,7 +192,7 @@ def _check_head(path: str, config: Any, names: Sequence[str]) -> None:
 
 def _check_complete(path: str, model: Any, missing: Sequence[str]) -> None:
     """Only a head, and the pooler below it, may be drawn anew; an encoder may not."""
-    prefix = f"{model.base_model_prefix}."
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
     lost = sorted(name for name in missing if name.startswith(prefix) and "pooler" not in name)
     if lost:
         raise ConfigError(f"model {path!r} lacks {len(lost)} weights of a {type(model).__name__}, {lost[0]} among them;"

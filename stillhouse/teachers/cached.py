@@ -58,7 +58,7 @@ class CachedTeacher(TeacherSource):
         if self.store.persistent and self.inner.fingerprint is None:
             raise PlanError("this teacher cannot be cached on disk: its adaptor has no name that holds across "
                             "processes; give the adaptor a version, as in FunctionAdaptor(f, version='1'), "
-                            "or cache in memory")
+                            "or CalledTeacher(f, version='1'), or cache in memory")
         self.inner.check(keys)
 
     def width(self, key: Key) -> int | None:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    BertForMultipleChoice,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -101,15 +102,16 @@ def test_a_model_without_token_types_does_not_get_them() -> None:
 
 @pytest.mark.parametrize(("kind", "logits"), [
     (BertForSequenceClassification, "rows"), (BertForTokenClassification, "tokens"), (BertForMaskedLM, "tokens"),
+    (BertForQuestionAnswering, "spans"), (BertForMultipleChoice, "choices"),
 ])
 def test_the_class_name_tells_the_head(kind: Any, logits: str) -> None:
     assert HuggingFaceAdaptor.for_model(bert(kind)).logits == logits
 
 
-@pytest.mark.parametrize("kind", [BertModel, BertForQuestionAnswering])
-def test_a_model_without_a_known_head_is_refused_with_the_remedy(kind: Any) -> None:
-    with pytest.raises(PlanError, match=r"does not say.*give HuggingFaceAdaptor\(logits='rows'\)"):
-        HuggingFaceAdaptor.for_model(bert(kind))
+def test_a_model_without_a_known_head_is_refused_with_the_remedy() -> None:
+    with pytest.raises(PlanError, match=r"BertModel does not say.*ForQuestionAnswering.*give HuggingFaceAdaptor\("
+                                        r"logits=\.\.\.\) with one of rows, tokens, spans, choices"):
+        HuggingFaceAdaptor.for_model(bert(BertModel))
 
 
 def test_inputs_without_names_are_refused_with_the_remedy() -> None:
@@ -127,7 +129,8 @@ def test_declared_masks_are_those_that_a_run_returns(logits: Any) -> None:
     assert {k: v.tolist() for k, v in declared.items()} == {k: v.tolist() for k, v in found.items()}
     assert declared["inputs"].tolist() == INPUTS["attention_mask"].tolist()
     assert declared["logits"].tolist() == ([[1], [1]] if logits == "rows" else INPUTS["attention_mask"].tolist())
-    assert declared["labels"].tolist() == [[True, False, True], [True, True, False]]
+    assert declared["labels"].tolist() == ([[True], [True]] if logits == "rows" else
+                                           [[True, False, True], [True, True, False]])
 
 
 def test_no_mask_is_a_mask_of_ones() -> None:
@@ -187,7 +190,7 @@ def test_widths_are_known_before_any_forward() -> None:
 
 
 def test_what_the_model_does_not_give_is_named() -> None:
-    with pytest.raises(OutputError, match=r"the model gave no logits\[0\]"):
+    with pytest.raises(OutputError, match="the model gave no logits; its outputs were last_hidden_state"):
         HuggingFaceAdaptor("rows").run(bert(BertModel), INPUTS, frozenset({LOGITS}), {})
 
 
@@ -219,3 +222,87 @@ def test_gpt2_says_dropout_in_its_own_words() -> None:
     model = GPT2ForSequenceClassification(config)
     with pytest.raises(PlanError, match=r"attn_pdrop is 0\.1"):
         HuggingFaceAdaptor("rows").check(model, frozenset({Key(ATTENTION_SCORES, 0)}), is_trained=True)
+
+
+# Which predictions are compared
+
+
+@pytest.mark.parametrize(("logits", "mask"), [("tokens", [[0, 1, 0], [0, 1, 1]]), ("rows", [[1], [0]])])
+def test_a_batch_may_say_which_predictions_are_compared(logits: Any, mask: list[list[int]]) -> None:
+    masks = HuggingFaceAdaptor(logits).masks({**INPUTS, "logits_mask": torch.tensor(mask)})
+    assert masks["logits"].tolist() == mask
+    assert masks["inputs"].tolist() == INPUTS["attention_mask"].tolist()
+
+
+def test_a_row_without_any_token_is_not_compared() -> None:
+    inputs = {**INPUTS, "attention_mask": torch.tensor([[1, 1, 0], [0, 0, 0]])}
+    assert HuggingFaceAdaptor("rows").masks(inputs)["logits"].tolist() == [[True], [False]]
+
+
+@pytest.mark.parametrize(("labels", "kept"), [
+    (torch.tensor([[1.0, 0.0], [float("nan")] * 2]), [[True], [False]]),
+    (torch.tensor([float("nan"), -0.5]), [[False], [True]]),
+])
+def test_labels_of_rows_may_be_several_or_a_number(labels: Tensor, kept: list[list[bool]]) -> None:
+    assert HuggingFaceAdaptor("rows").masks({**INPUTS, "labels": labels})["labels"].tolist() == kept
+
+
+# Several choices
+
+
+CHOICES = {"input_ids": torch.tensor([[[1, 2, 3], [4, 5, 0]], [[6, 0, 0], [7, 8, 0]]]),
+           "attention_mask": torch.tensor([[[1, 1, 1], [1, 1, 0]], [[1, 0, 0], [1, 1, 0]]]),
+           "labels": torch.tensor([1, -100])}
+
+
+def test_choices_are_compared_row_by_row_and_their_layers_text_by_text() -> None:
+    model, adaptor = bert(BertForMultipleChoice), HuggingFaceAdaptor("choices")
+    keys = frozenset({LOGITS, LABELS, Key("hidden", 1), Key("attention", 0)})
+    features, masks = adaptor.run(model, CHOICES, keys, {})
+    texts = {name: CHOICES[name].flatten(0, 1) for name in ("input_ids", "attention_mask")}
+    alone = model.bert(**texts, output_hidden_states=True, output_attentions=True)
+    torch.testing.assert_close(features[Key("hidden", 1)], alone.hidden_states[1])
+    torch.testing.assert_close(features[Key("attention", 0)], alone.attentions[0])
+    torch.testing.assert_close(features[LOGITS], model.classifier(alone.pooler_output).view(2, 2))
+    assert {name: mask.tolist() for name, mask in masks.items()} == {
+        "inputs": texts["attention_mask"].tolist(), "logits": [[True], [True]], "labels": [[True], [False]]}
+    assert {k: v.tolist() for k, v in adaptor.masks(CHOICES).items()} == {k: v.tolist() for k, v in masks.items()}
+    assert adaptor.width(model, LOGITS) is None and adaptor.width(model, Key("hidden", 0)) == 8
+
+
+# Spans
+
+
+SPANS = {**INPUTS, "span_mask": torch.tensor([[1, 0, 1], [1, 1, 0]]), "start_positions": torch.tensor([2, -100]),
+         "end_positions": torch.tensor([0, -100])}
+END, END_LABELS = Key("logits", 1), Key("labels", 1)
+
+
+def test_a_start_and_an_end_are_two_heads_and_minus_infinity_where_no_answer_can_be() -> None:
+    model, adaptor = bert(BertForQuestionAnswering), HuggingFaceAdaptor("spans")
+    features, masks = adaptor.run(model, SPANS, frozenset({ALL_LOGITS, LABELS}), {})
+    outputs = model(**INPUTS)
+    allowed = SPANS["span_mask"].ne(0)
+    assert set(features) == {LOGITS, END, LABELS, END_LABELS}
+    for key, whole in ((LOGITS, outputs.start_logits), (END, outputs.end_logits)):
+        assert features[key].equal(whole.masked_fill(~allowed, -torch.inf))
+        features[key][allowed].sum().backward(retain_graph=True)
+    assert all(weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None)
+    assert features[LABELS] is SPANS["start_positions"] and features[END_LABELS] is SPANS["end_positions"]
+    assert {name: mask.tolist() for name, mask in masks.items()} == {
+        "inputs": INPUTS["attention_mask"].tolist(), "logits": [[True], [True]], "logits.1": [[True], [True]],
+        "labels": [[True], [False]]}
+    assert {k: v.tolist() for k, v in adaptor.masks(SPANS).items()} == {k: v.tolist() for k, v in masks.items()}
+
+
+def test_without_a_span_mask_an_answer_may_be_anywhere_but_in_padding() -> None:
+    features = HuggingFaceAdaptor("spans").run(bert(BertForQuestionAnswering), INPUTS, frozenset({LOGITS}), {}).features
+    assert features[LOGITS].isneginf().tolist() == INPUTS["attention_mask"].eq(0).tolist()
+    ids = {"input_ids": INPUTS["input_ids"]}
+    assert HuggingFaceAdaptor("spans").run(bert(BertForQuestionAnswering), ids, frozenset({END}), {}
+                                           ).features[END].isfinite().all()
+
+
+def test_a_model_without_a_start_is_named() -> None:
+    with pytest.raises(OutputError, match="the model gave no start_logits; its outputs were logits"):
+        HuggingFaceAdaptor("spans").run(bert(), INPUTS, frozenset({LOGITS}), {})

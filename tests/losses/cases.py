@@ -17,6 +17,7 @@ from stillhouse.losses import (
     AttentionCEMean,
     AttentionMSE,
     AttentionMSESum,
+    BernoulliKL,
     Cosine,
     CostAttentionEMD,
     ForwardKL,
@@ -72,12 +73,16 @@ def mean_of_logits(student: Tensor, teacher: Tensor, temperature: float | Tensor
 
 
 SOFT, KL, MSE, DISTANCE = naive.soft_cross_entropy, naive.kl, naive.logit_mse, naive.squared_distance
+BERNOULLI = naive.bernoulli_kl
 FLSW_2 = FLSW(beta=2.0, gamma=2.0)  # strong enough for the lowest temperature to be reached
 CWSM_1 = CWSM(beta=1.0)
 
 CASES = [
     Case("soft_cross_entropy", lambda: SoftCrossEntropy(3.0), over_predictions(SOFT, 3.0), zero_at_equality=False),
     Case("forward_kl", lambda: ForwardKL(3.0), over_predictions(KL, 3.0)),
+    Case("bernoulli_kl", lambda: BernoulliKL(3.0), over_predictions(BERNOULLI, 3.0)),
+    Case("bernoulli_kl_shift_flsw", lambda: BernoulliKL(3.0, strategy=FLSW_2, probability_shift=True),
+         over_predictions(BERNOULLI, 3.0, naive.flsw(2.0, 2.0), shift=True), zero_at_equality=False),
     Case("logit_mse", lambda: LogitMSE(3.0), over_predictions(MSE, 3.0)),
     Case("soft_cross_entropy_flsw", lambda: SoftCrossEntropy(3.0, strategy=FLSW_2),
          over_predictions(SOFT, 3.0, naive.flsw(2.0, 2.0)), zero_at_equality=False),
@@ -120,6 +125,7 @@ CASES = [
 OVER_MICRO_BATCHES = {
     "emd", "emd_cost_attention", "soft_cross_entropy_flsw", "forward_kl_cwsm", "logit_mse_flsw", "logit_mse_shift_cwsm",
     "soft_cross_entropy_shift_flsw", "function_of_logits_flsw", "function_of_logits_shift_cwsm",
+    "bernoulli_kl_shift_flsw",
 }
 
 every_loss = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

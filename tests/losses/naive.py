@@ -52,6 +52,14 @@ def kl(student: Vector, teacher: Vector, temperature: float) -> Tensor:
     return temperature**2 * sum((p[c] * (p[c] / q[c]).log() for c in range(len(p))), zero())
 
 
+def bernoulli_kl(student: Vector, teacher: Vector, temperature: float) -> Tensor:
+    total = zero()
+    for s, t in zip(student, teacher, strict=True):
+        p, q = (1 / (1 + (-side / temperature).exp()) for side in (t, s))
+        total = total + p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    return temperature**2 * total / len(student)
+
+
 def squared_distance(student: Vector, teacher: Vector, temperature: float) -> Tensor:
     return sum((((s - t) / temperature) ** 2 for s, t in zip(student, teacher, strict=True)), zero())
 
@@ -113,6 +121,21 @@ def hard_labels(student: Side, teacher: Side, mask: Tensor) -> Tensor:
     labels = student[LABELS]
     return -sum((softmax(list(student[LOGITS][b, i]))[int(labels[b, i])].log() for b, i in kept(mask)
                  if labels[b, i] >= 0), zero())
+
+
+def binary_labels(logits: Tensor, labels: Tensor, kept_rows: Sequence[int]) -> Tensor:
+    """Logits and labels are (B, C)."""
+    total = zero()
+    for b in kept_rows:
+        for logit, label in zip(logits[b], labels[b], strict=True):
+            p = 1 / (1 + (-logit).exp())
+            total = total - (p if label == 1 else 1 - p).log() / len(labels[b])
+    return total
+
+
+def squared_error(numbers: Tensor, labels: Tensor, kept_rows: Sequence[int]) -> Tensor:
+    """Numbers are (B, 1), labels (B,)."""
+    return sum(((numbers[b, 0] - labels[b]) ** 2 for b in kept_rows), zero())
 
 
 # Between layers

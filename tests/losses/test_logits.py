@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from stillhouse.errors import OutputError, PlanError
-from stillhouse.losses import ForwardKL, FunctionLogitsLoss, HardLabels, LogitMSE, LogitsLoss, SoftCrossEntropy
+from stillhouse.losses import BernoulliKL, ForwardKL, FunctionLogitsLoss, LogitMSE, LogitsLoss, SoftCrossEntropy
 from stillhouse.losses.logits import KDLoss, shifted
 from stillhouse.losses.temperature import CWSM, FLSW, Strategy
 from stillhouse.types import LABELS, LOGITS, Key, Over, Unit
 
-LOGITS_LOSSES = [SoftCrossEntropy, ForwardKL, LogitMSE]
+LOGITS_LOSSES = [SoftCrossEntropy, ForwardKL, BernoulliKL, LogitMSE]
 ONES = {"logits": torch.ones(2, 3)}
 
 
@@ -93,7 +93,7 @@ def test_large_logits_stay_finite(loss: type[LogitsLoss]) -> None:
 def test_the_temperature_divides_both_sides(loss: type[LogitsLoss]) -> None:
     student, teacher = pair()
     found = loss(4.0)({LOGITS: 4 * student}, {LOGITS: 4 * teacher}, ONES)
-    scale = 16 if loss is ForwardKL else 1
+    scale = 16 if loss in (ForwardKL, BernoulliKL) else 1
     torch.testing.assert_close(found, scale * loss(1.0)({LOGITS: student}, {LOGITS: teacher}, ONES))
 
 
@@ -230,54 +230,41 @@ def test_a_strategy_makes_a_loss_depend_on_the_rows_beside() -> None:
         assert loss.scope == "rows"
 
 
-# Hard labels
+# Where there is no class
 
 
-def hard(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    return HardLabels()({LOGITS: logits, LABELS: labels}, {}, {"labels": mask})
+@pytest.mark.parametrize("loss", [SoftCrossEntropy, ForwardKL, LogitMSE])
+@pytest.mark.parametrize("strategy", [None, FLSW(1.0, 2.0), CWSM(1.0)])
+def test_classes_that_neither_side_has_are_as_if_they_were_not_there(loss: Any, strategy: Strategy | None) -> None:
+    student, teacher = pair()
+    there = torch.tensor([True, False, True, True, False])
+    wide_s = student.detach().masked_fill(~there, -math.inf).requires_grad_()
+    wide_t = teacher.masked_fill(~there, -math.inf)
+    narrow_s = student.detach()[..., there].clone().requires_grad_()
+    found = loss(2.0, strategy=strategy)({LOGITS: wide_s}, {LOGITS: wide_t}, ONES)
+    expected = loss(2.0, strategy=strategy)({LOGITS: narrow_s}, {LOGITS: teacher[..., there]}, ONES)
+    torch.testing.assert_close(found, expected)
+    for value in (found, expected):
+        value.backward()
+    assert wide_s.grad is not None and narrow_s.grad is not None
+    torch.testing.assert_close(wide_s.grad[..., there], narrow_s.grad)
+    assert wide_s.grad[..., ~there].eq(0).all()
 
 
-def test_labels_below_zero_are_left_out() -> None:
-    student, _ = pair()
-    labels = torch.tensor([[0, -100, 4], [-1, 2, -100]])
-    expected = -sum(student[b, i].log_softmax(dim=-1)[labels[b, i]] for b, i in ((0, 0), (0, 2), (1, 1)))
-    torch.testing.assert_close(hard(student, labels, torch.ones(2, 3)), expected)
-    (gradient,) = torch.autograd.grad(hard(student, labels, torch.ones(2, 3)), student)
-    assert gradient[labels.lt(0)].eq(0).all() and gradient[labels.ge(0)].ne(0).all()
+# Several labels
 
 
-def test_labels_that_the_mask_leaves_out_do_not_count() -> None:
-    student, _ = pair()
-    labels, mask = torch.tensor([[0, 1, 4], [3, 2, 1]]), torch.tensor([[1, 0, 1], [0, 1, 0]])
-    ignored = labels.masked_fill(mask.eq(0), -100)
-    torch.testing.assert_close(hard(student, labels, mask), hard(student, ignored, torch.ones(2, 3)))
+def test_classes_of_several_labels_do_not_compete() -> None:
+    student, teacher = pair()
+    whole = BernoulliKL(2.0)({LOGITS: student}, {LOGITS: teacher}, ONES)
+    each = [BernoulliKL(2.0)({LOGITS: student[..., [c]]}, {LOGITS: teacher[..., [c]]}, ONES) for c in range(5)]
+    torch.testing.assert_close(whole, sum(each) / 5)
+    shift = torch.full((5,), 3.0, dtype=torch.float64)
+    assert BernoulliKL(2.0)({LOGITS: student + shift}, {LOGITS: student.detach()}, ONES).item() > 0.1
 
 
-def test_no_labels_at_all_are_zero_with_a_graph() -> None:
-    student, _ = pair()
-    value = hard(student, torch.full((2, 3), -100), torch.zeros(2, 3))
-    (gradient,) = torch.autograd.grad(value, student)
-    assert value.item() == 0 and gradient.eq(0).all()
-
-
-def test_nothing_leaks_out_of_unlabelled_positions() -> None:
-    student, _ = pair()
-    labels = torch.tensor([[0, -100, 4], [3, 2, 1]])
-    dirty = student.detach().clone()
-    dirty[0, 1] = math.nan
-    dirty.requires_grad_()
-    (expected,) = torch.autograd.grad(hard(student, labels, torch.ones(2, 3)), student)
-    (gradient,) = torch.autograd.grad(hard(dirty, labels, torch.ones(2, 3)), dirty)
-    assert gradient.equal(expected)
-
-
-def test_a_label_per_row_goes_with_logits_per_row() -> None:
-    student, _ = pair()
-    labels = torch.tensor([3, -100])
-    expected = -student[0, 0].log_softmax(dim=-1)[3]
-    torch.testing.assert_close(hard(student[:, 0], labels, torch.tensor([[1], [0]])), expected)
-
-
-def test_labels_of_another_shape_are_refused() -> None:
-    with pytest.raises(OutputError, match=r"labels have shape \(2, 4\), the logits of \(rows, positions\) \(2, 3\)"):
-        hard(torch.zeros(2, 3, 5), torch.zeros(2, 4, dtype=torch.long), torch.ones(2, 4))
+def test_one_label_s_bernoulli_kl_is_that_of_two_classes() -> None:
+    student, teacher = (side[..., :1] for side in pair())
+    found = BernoulliKL(3.0)({LOGITS: student}, {LOGITS: teacher}, ONES)
+    pairs = [torch.cat([side, torch.zeros_like(side)], dim=-1) for side in (student, teacher)]
+    torch.testing.assert_close(found, ForwardKL(3.0)({LOGITS: pairs[0]}, {LOGITS: pairs[1]}, ONES))

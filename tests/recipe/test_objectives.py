@@ -17,14 +17,16 @@ from stillhouse.tasks import TextClassification, TextClassificationData
 from stillhouse.types import ATTENTION_SCORES, LABELS, LOGITS, Key, Progress, module_key
 
 
+TASK = TextClassification(TextClassificationData(train="x"))
+
+
 def config(depth: int, width: int) -> BertConfig:
     return BertConfig(num_hidden_layers=depth, hidden_size=width, num_attention_heads=2)
 
 
 def objective(student_width: int = 8, **values: Any) -> Objective:
-    task = TextClassification(TextClassificationData(train="x"))
-    section = DistillationSection.model_validate(values)
-    return distillation_objective(section, task, config(4, 8), config(2, student_width))
+    return distillation_objective(DistillationSection.model_validate(values), TASK, config(4, 8),
+                                  config(2, student_width))
 
 
 def test_terms_are_named_by_teacher_and_student_layer() -> None:
@@ -103,8 +105,8 @@ def test_modules_are_matched_by_path() -> None:
 
 
 def test_a_named_set_stands_for_its_loss_and_pairs() -> None:
-    found = distillation_objective(DistillationSection.model_validate({"matches": ["L3_hidden_mse", "L3_hidden_smmd"]}),
-                                   config(12, 8), config(3, 6))
+    section = DistillationSection.model_validate({"matches": ["L3_hidden_mse", "L3_hidden_smmd"]})
+    found = distillation_objective(section, TASK, config(12, 8), config(3, 6))
     names = [f"{loss} {pair}" for loss in ("hidden_mse", "mmd") for pair in ("0-0", "4-1", "8-2", "12-3")]
     assert list(found.terms) == ["kd", *names]
 

@@ -252,6 +252,14 @@ def test_an_unknown_family_is_told_the_known_ones_and_the_networks() -> None:
         plan_student(transformers.GPT2Config(), StudentSpec(keep="half"))
 
 
+def test_the_newer_head_of_a_deberta_that_fills_masks_is_kept() -> None:
+    config = transformers.DebertaV2Config(vocab_size=50, type_vocab_size=0, legacy=False, **SIZES)
+    teacher = transformers.DebertaV2ForMaskedLM(config).eval()
+    for parameter in teacher.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    assert torch.equal(logits(build_student(teacher, StudentSpec(keep=DEPTH))), logits(teacher))
+
+
 def test_a_layer_that_attends_nearby_still_does_in_another_place() -> None:
     config = transformers.ModernBertConfig(
         vocab_size=50, pad_token_id=1, bos_token_id=0, eos_token_id=2, cls_token_id=0, sep_token_id=2,

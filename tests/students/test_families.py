@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import PreTrainedModel
 
-from stillhouse.errors import PlanError
-from stillhouse.students import StudentSpec, build_student, plan_student
+from stillhouse.students import StudentSpec, build_student
 from stillhouse.students.families import FAMILIES
 from stillhouse.tasks.pretrained import quiet_transformers
 
@@ -46,7 +45,7 @@ HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnsw
 pytestmark = pytest.mark.parametrize("head", HEADS)
 
 
-@pytest.fixture(params=sorted(TEACHERS))
+@pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     """Each encoder family in turn."""
     return str(request.param)

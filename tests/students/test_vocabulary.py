@@ -410,13 +410,23 @@ def test_the_unknown_token_of_unigram_may_move() -> None:
         "[CLS]", "▁", "a", "▁", "[UNK]", "[SEP]"]
 
 
+def test_unigram_keeps_the_bytes_that_unknown_characters_fall_back_to() -> None:
+    pieces = [("<unk>", 0.0), *((f"<0x{byte:02X}>", -5.0) for byte in range(256)), ("a", -1.0), ("ab", -2.0)]
+    backend = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    vocabulary = plan_trimming(tokenizer, tokenizer("a")["input_ids"])
+    assert vocabulary.kept == tuple(range(258))
+    assert vocabulary.tokenizer.tokenize("aß") == ["a", "<0xC3>", "<0x9F>"]
+
+
 def test_bytes_and_the_way_to_a_merged_token_are_kept_by_bpe() -> None:
     merges = [("a", "b"), ("c", "d"), ("ab", "cd"), ("a", "bcd"), ("b", "cd"), ("d", "c")]
-    tokens = ["<0x41>", "a", "b", "c", "d", "ab", "cd", "abcd", "bcd", "dc", "天", "气"]
+    tokens = ["<0x41>", "a", "b", "c", "d", "ab", "cd", "abcd", "bcd", "dc", "天", "气", "<dc>"]
     backend = Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, merges, byte_fallback=True))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     vocabulary = plan_trimming(tokenizer, [tokens.index("abcd"), tokens.index("气")])
-    assert [tokens[old] for old in vocabulary.kept] == ["<0x41>", "a", "b", "c", "d", "ab", "cd", "abcd", "气"]
+    assert [tokens[old] for old in vocabulary.kept] == ["<0x41>", "a", "b", "c", "d", "ab", "cd", "abcd", "气",
+                                                            "<dc>"]  # whose middle is not the way to it
     assert vocabulary.tokenizer.tokenize("abcdA气") == tokenizer.tokenize("abcdA气") == ["abcd", "<0x41>", "气"]
     assert vocabulary.tokenizer.tokenize("bcddc") == ["b", "cd", "d", "c"]
 

@@ -62,11 +62,10 @@ def padded(left: int, right: int) -> dict[str, Tensor]:
 
 
 def per_token(outputs: Any) -> list[Tensor]:
-    """Everything in the outputs that has a position, (B, T, ...)."""
-    tensors = [outputs[name] for name in ("last_hidden_state", "start_logits", "end_logits", "logits")
-               if name in outputs and outputs[name].dim() != 2 or name in ("start_logits", "end_logits")
-               and name in outputs]
-    return [*tensors, *outputs["hidden_states"]]
+    """Everything in the outputs that has a position, (B, T, ...); the logits of a row are (B, C) and have none."""
+    names = ["last_hidden_state", "start_logits", "end_logits"]
+    names += ["logits"] if "logits" in outputs and outputs.logits.dim() == 3 else []
+    return [*(outputs[name] for name in names if name in outputs), *outputs.hidden_states]
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -155,7 +154,8 @@ def test_the_losses_of_tags_and_spans_are_cross_entropies(kind: str) -> None:
     assert_close(tags.loss.double(), -right.mean(), rtol=1e-6, atol=1e-6)
     starts, ends = torch.tensor([1, 0]), torch.tensor([3, 6])
     spans = make(kind, "ForQuestionAnswering")(**padded(0, 2), start_positions=starts, end_positions=ends)
-    assert_close(spans.loss, (F.cross_entropy(spans.start_logits, starts) + F.cross_entropy(spans.end_logits, ends)) / 2)
+    both = F.cross_entropy(spans.start_logits, starts) + F.cross_entropy(spans.end_logits, ends)
+    assert_close(spans.loss, both / 2)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

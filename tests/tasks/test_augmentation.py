@@ -128,6 +128,8 @@ def test_chinese_is_cut_into_characters_and_other_letters_stay_whole(write: Writ
     assert {len(text.split()) for text in found if " " in text} <= {2, 3}
     shapes = {"".join(c if c in "_ " else "x" for c in text) for text in found}
     assert any("xx_xx" in shape for shape in shapes), "a single character is masked"
+    spaced = [text for text in found if "喜欢它" in text]
+    assert any("_" in text.split()[-1] for text in spaced), "a space does not make one word of a long sentence"
     whole = [text for text in found if "北" in text or "京" in text]
     assert whole and all("北京" in text for text in whole), "words that spaces cut out stay whole"
     assert all("iPhone" in text for text in found if any(c in text for c in "iPhone"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,15 +12,18 @@ import torch
 import torch.distributed as dist
 
 from stillhouse.errors import ConfigError
-from stillhouse.tasks.batching import BucketLoader, BucketSampler, EncodedSplit
+from stillhouse.tasks.batching import BucketLoader, BucketSampler, EncodedSplit, TwoSided
+from stillhouse.tasks.pretrained import load_tokenizer
 from stillhouse.training.sources import LoaderSource
 
 
 def split(num_rows: int, side: Literal["left", "right"] = "right", types: bool = True) -> EncodedSplit:
     draw = random.Random(5)
     ids = [[draw.randrange(1, 99) for _ in range(draw.randint(1, 40))] for _ in range(num_rows)]
-    type_ids = [[1 + token % 2 for token in row] for row in ids] if types else None
-    return EncodedSplit(ids, type_ids, torch.arange(num_rows), 0, 7, side)
+    tokens = {"input_ids": ids}
+    if types:
+        tokens["token_type_ids"] = [[1 + token % 2 for token in row] for row in ids]
+    return EncodedSplit(tokens, {"labels": torch.arange(num_rows)}, {"token_type_ids": 7}, side)
 
 
 def sampler(
@@ -80,26 +84,88 @@ def test_a_batch_equals_padding_by_hand(side: Literal["left", "right"], types: b
     encoded = split(9, side, types)
     rows = [8, 0, 3]
     batch = encoded.batch(rows)
-    longest = max(len(encoded.input_ids[row]) for row in rows)
+    tokens = encoded.tokens
+    longest = max(len(tokens["input_ids"][row]) for row in rows)
 
     def padded(values: list[int], padding: int) -> list[int]:
         fill = [padding] * (longest - len(values))
         return [*values, *fill] if side == "right" else [*fill, *values]
 
     expected = {
-        "input_ids": [padded(list(encoded.input_ids[row]), 0) for row in rows],
-        "attention_mask": [padded([1] * len(encoded.input_ids[row]), 0) for row in rows],
+        "input_ids": [padded(list(tokens["input_ids"][row]), 0) for row in rows],
+        "attention_mask": [padded([1] * len(tokens["input_ids"][row]), 0) for row in rows],
         "labels": rows,
     }
-    if encoded.token_type_ids is not None:
-        expected["token_type_ids"] = [padded(list(encoded.token_type_ids[row]), 7) for row in rows]
+    if types:
+        expected["token_type_ids"] = [padded(list(tokens["token_type_ids"][row]), 7) for row in rows]
     assert {name: tensor.tolist() for name, tensor in batch.items()} == expected
     assert all(tensor.dtype == torch.int64 for tensor in batch.values())
 
 
 def test_lengths_are_those_of_the_rows() -> None:
-    encoded = EncodedSplit([[1], [1, 2, 3]], None, torch.tensor([0, 1]), 0)
+    encoded = EncodedSplit({"input_ids": [[1], [1, 2, 3]]}, {}, {})
     assert (encoded.lengths.tolist(), encoded.mean_length, len(encoded)) == ([1, 3], 2.0, 2)
+    choices = EncodedSplit({"input_ids": [[1], [1, 2, 3], [1, 2], [1, 2]]}, {}, {}, choices=2)
+    assert (choices.lengths.tolist(), choices.mean_length, len(choices)) == ([3, 2], 4.0, 2)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_choices_of_a_row_are_side_by_side(side: Literal["left", "right"]) -> None:
+    ids = [[1], [2, 3], [4, 5, 6], [7], [8, 9], [10, 11]]
+    encoded = EncodedSplit({"input_ids": ids}, {"labels": torch.tensor([5, 6, 7])}, {"input_ids": -1}, side, choices=2)
+
+    def padded(row: list[int], padding: int) -> list[int]:
+        fill = [padding] * (2 - len(row))
+        return [*fill, *row] if side == "left" else [*row, *fill]
+
+    batch = encoded.batch([2, 0])
+    assert batch["input_ids"].tolist() == [[padded(row, -1) for row in ids[4:]], [padded(row, -1) for row in ids[:2]]]
+    assert batch["attention_mask"].tolist() == [[[1, 1], [1, 1]], [padded([1], 0), [1, 1]]]
+    assert batch["labels"].tolist() == [7, 5]
+
+
+def test_a_tokenizer_says_how_its_rows_are_padded(encoder: str) -> None:
+    tokenizer = load_tokenizer(encoder)
+    tokenizer.padding_side, tokenizer.pad_token = "left", "[MASK]"
+    tokens = {"input_ids": [[1], [1, 2]], "labels": [[3], [4, 5]], "logits_mask": [[1], [1, 1]]}
+    batch = EncodedSplit.of(tokenizer, tokens, {}).batch([0, 1])
+    assert {name: values[0].tolist() for name, values in batch.items()} == {
+        "input_ids": [4, 1], "labels": [-100, 3], "logits_mask": [0, 1], "attention_mask": [0, 1]}
+
+
+def test_rows_may_hold_several_numbers() -> None:
+    labels = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
+    batch = EncodedSplit({"input_ids": [[1], [1, 2]]}, {"labels": labels}, {}).batch([1])
+    assert batch["labels"].equal(labels[[1]])
+
+
+def test_a_change_sees_the_batch_its_rows_and_the_epoch() -> None:
+    seen = []
+
+    def change(batch: dict[str, torch.Tensor], rows: Sequence[int], epoch: int | None) -> dict[str, torch.Tensor]:
+        seen.append((batch["input_ids"].tolist(), list(rows), epoch))
+        return {"input_ids": batch["input_ids"] + 1}
+
+    encoded = EncodedSplit({"input_ids": [[1], [2]]}, {}, {}, change=change)
+    assert encoded.batch([1])["input_ids"].tolist() == [[3]]
+    order = BucketSampler(encoded.lengths, batch_size=1, seed=0, shuffle=False)
+    order.set_epoch(3)
+    batches = iter(BucketLoader(encoded, order))
+    order.set_epoch(4)
+    assert [batch["input_ids"].tolist() for batch in batches] == [[[2]], [[3]]]
+    assert seen == [([[2]], [1], None), ([[1]], [0], 3), ([[2]], [1], 3)]
+
+
+def test_two_sides_hold_the_same_rows_and_go_by_the_student_s_length() -> None:
+    student, teacher = split(6), split(6, "left", False)
+    both = TwoSided(student, teacher)
+    batch = both.batch([4, 1])
+    assert len(both) == 6 and both.lengths.tolist() == student.lengths.tolist()
+    for side, rows in (("student", student), ("teacher", teacher)):
+        assert {k: v.tolist() for k, v in batch[side].items()} == {k: v.tolist() for k, v in rows.batch([4, 1]).items()}
+    source = LoaderSource(BucketLoader(both, BucketSampler(both.lengths, batch_size=4, seed=0, shuffle=False)))
+    first = next(iter(source.epoch(0, 0)))
+    assert set(first.student) - set(first.teacher) == {"token_type_ids"}
 
 
 def test_the_training_loop_moves_the_loader_from_epoch_to_epoch() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from stillhouse.errors import DataError
 from stillhouse.tasks.data_files import is_path, read_rows
+from stillhouse.tasks.labels import Labels
 
 ROWS = [{"text": 'he said "no", then\u2028left', "label": "None"}, {"text": "2020-01-01", "label": "007"}]
 TEXTS, LABELS = [row["text"] for row in ROWS], [row["label"] for row in ROWS]
@@ -75,6 +76,32 @@ def test_parquet_and_folders_keep_the_names_of_their_labels(tmp_path: Path) -> N
     assert not datasets.are_progress_bars_disabled()
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_lines_of_a_text_file_are_texts_that_know_their_place(tmp_path: Path, packed: bool) -> None:
+    content = 'he said "no",\u2028left\r\n\n  \n\tlabel, a b\n'
+    path = tmp_path / ("rows.TXT.gz" if packed else "rows.TXT")
+    path.write_bytes(gzip.compress(content.encode()) if packed else content.encode())
+    rows = read_rows(str(path))
+    assert dict(rows.columns) == {"text": ['he said "no",\u2028left', "label, a b"]}
+    assert [rows.where(index) for index in (0, 1)] == [f"{path}, row 1", f"{path}, row 4"]
+
+
+@pytest.mark.parametrize("kind", ["rows.parquet", "folder"])
+def test_the_names_of_labels_in_lists_are_kept(tmp_path: Path, kind: str) -> None:
+    tags = datasets.ClassLabel(names=["O", "B-PER"])
+    features = datasets.Features({"tokens": datasets.List(datasets.Value("string")), "tags": datasets.List(tags),
+                                  "score": datasets.Value("float64")})
+    rows = datasets.Dataset.from_dict({"tokens": [["a", "b"], ["c"]], "tags": [[1, 0], [0]], "score": [0.5, 1]},
+                                      features)
+    datasets.disable_progress_bars()
+    rows.to_parquet(tmp_path / kind) if kind == "rows.parquet" else rows.save_to_disk(tmp_path / kind)
+    datasets.enable_progress_bars()
+    found = read_rows(str(tmp_path / kind))
+    assert dict(found.class_names) == {"tags": ("O", "B-PER")}
+    assert [list(row) for row in found.column("tags")] == [[1, 0], [0]]
+    assert Labels.of(found, "tags", None, several=True).names == ("O", "B-PER")
+
+
 def test_a_hub_id_names_its_config_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
@@ -105,7 +132,7 @@ def test_a_hub_id_names_its_config_and_split(monkeypatch: pytest.MonkeyPatch) ->
         ("rows.csv", 'text,label\na,b\n"a"c,b\n', "row 2: not readable as CSV"),
         ("rows.csv", "text,text\na,b\n", "two columns have the same name"),
         ("rows.parquet", "no parquet", "cannot be read as parquet"),
-        ("rows.txt", "a", r"the suffix does not say what kind of file it is; name it .json"),
+        ("rows.doc", "a", r"the suffix does not say what kind of file it is; name it .json"),
         ("rows.jsonl.gz", "not packed", "cannot be read"),
     ],
 )

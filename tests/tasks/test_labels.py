@@ -145,3 +145,51 @@ def test_many_names_do_not_fill_the_screen() -> None:
         with pytest.raises(DataError, match=r"name019 and 130 more$") as caught:
             labels.numbers(rows(wrong))
         assert len(str(caught.value)) < 400
+
+
+# Lists of labels
+
+
+def test_lists_of_names_are_known_by_all_that_occur_and_keep_their_order() -> None:
+    train = rows(["b", "a"], [], ["c", "a", "a"])
+    labels = Labels.of(train, "label", None, several=True)
+    assert labels.names == ("a", "b", "c")
+    assert labels.lists(train) == [[1, 0], [], [2, 0, 0]]
+    assert labels.sets(train) == [[1, 1, 0], [0, 0, 0], [1, 0, 1]]
+    assert labels.lists(rows(("c",))) == [[2]]
+
+
+def test_lists_of_numbers_are_named_by_themselves_or_by_a_list() -> None:
+    assert Labels.of(rows([2], [0, 1]), "label", None, several=True).names == ("0", "1", "2")
+    listed = Labels.of(rows([2]), "label", ("x", "y", "z"), several=True)
+    assert listed.lists(rows([2, 0.0], ["y"])) == [[2, 0], [1]]
+
+
+def test_no_label_at_all_must_be_listed_in_train_and_may_be_elsewhere() -> None:
+    with pytest.raises(DataError, match=r"data.jsonl, column 'label': no row has a label; list the names in label_nam"):
+        Labels.of(rows([], []), "label", None, several=True)
+    labels = Labels.of(rows([], []), "label", ("x", "y"), several=True)
+    assert labels.lists(rows([], [])) == [[], []] and labels.sets(rows([])) == [[0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("bad", "problem"),
+    [
+        ("a", "row 3, column 'label': 'a' is no list of labels; write"),
+        (None, "row 3, column 'label': None is no list of labels"),
+        ({"a": 1}, "row 3, column 'label': {'a': 1} is no list of labels"),
+        (["a", "c"], "row 3, column 'label': unknown label 'c'"),
+        (["a", None], "row 3, column 'label': there is no label"),
+        ([1, -1], "row 3, column 'label': label -1 is outside 0 to 1"),
+    ],
+)
+def test_a_list_with_something_wrong_is_named_by_its_row(bad: Any, problem: str) -> None:
+    labels = Labels.of(rows(["a"]), "label", ("a", "b"), several=True)
+    with pytest.raises(DataError, match=problem):
+        labels.lists(rows(["a", "a", "a"], ["b"], bad))
+
+
+def test_a_row_keeps_its_place_in_the_file_when_lists_are_flattened() -> None:
+    placed = Rows("data.txt", {"label": (["a"], ["a", "c"])}, places=(4, 7))
+    with pytest.raises(DataError, match=r"data\.txt, row 8, column 'label': unknown label 'c'"):
+        Labels.of(rows(["a"]), "label", ("a", "b"), several=True).lists(placed)

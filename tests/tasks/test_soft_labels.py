@@ -94,6 +94,7 @@ def test_a_policy_for_missing_mass_is_followed() -> None:
 
 def test_logits_stay_as_they_are_unless_all_are_probabilities() -> None:
     assert read([2.0, -1.0, 0.5], [0.2, 0.3, 0.5], form="logits") == [[2.0, -1.0, 0.5], [0.2, 0.3, 0.5]]
+    assert read([0.2, 0.3, 0.5], form="logits") == [[0.2, 0.3, 0.5]], "one row alone may be so by chance"
     with pytest.raises(DataError, match=r"every row are from 0 to 1 and add up to 1.*set form: probabilities"):
         read([0.2, 0.3, 0.5], None, [0.1, 0.1, 0.8], form="logits")
 

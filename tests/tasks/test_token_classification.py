@@ -1,4 +1,4 @@
-"""Promises of token classification: a tag at each word's first piece, and words judged whether a model sees them or not."""
+"""Promises of token classification: a tag at each word's first piece, and every word judged, seen or not."""
 
 from __future__ import annotations
 
