@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from stillhouse.batches import (
-    BESIDE_INPUTS,
     as_batch,
     batch_to_device,
     bytes_of,
@@ -22,7 +21,7 @@ from stillhouse.batches import (
     to_device,
     windows,
 )
-from stillhouse.types import Batch
+from stillhouse.types import BESIDE_INPUTS, Batch
 
 META = torch.device("meta")
 

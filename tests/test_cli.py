@@ -230,6 +230,24 @@ def test_the_command_line_answers(
     assert expected in captured.out + captured.err
 
 
+@pytest.mark.runs
+def test_one_stage_is_planned_and_run_alone(
+    values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, values, stages=[{"name": "one"}, {"name": "two", "student": {"run": "one"}}])
+    assert cli.main(["plan", path, "--stage", "one"]) == 0
+    said = capsys.readouterr().out
+    assert "stage " not in said and "\noutput    run/one" in said
+    assert cli.main(["plan", path, "--stage", "two"]) == 2
+    assert "run/one/student" in capsys.readouterr().err
+    assert cli.main(["run", path, "--stage", "three"]) == 2
+    assert "unknown stage 'three'. Known: one, two" in capsys.readouterr().err
+    assert cli.main(["run", path, "--stage", "one", "--seeds", "0,1"]) == 2
+    assert "--seeds runs all stages" in capsys.readouterr().err
+    assert cli.main(["run", path, "--stage", "one", "--set", "training.epochs=1"]) == 0
+    assert {item.name for item in (tmp_path / "run").iterdir()} == {"one"}
+
+
 def test_inspect_prints_a_table_or_nothing_but_json(encoder: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["inspect", encoder, "--depth", "1"]) == 0
     said = capsys.readouterr()

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from jsonschema import Draft7Validator
 from transformers import BertConfig, BertForSequenceClassification
 
+from stillhouse.recipe.json_schema import recipe_schema
 from stillhouse.recipe.schema import Recipe
+from stillhouse.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,4 +59,13 @@ def test_the_migrated_script_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", PAGES, flags=re.DOTALL))
 def test_the_recipes_of_the_page_are_valid(text: str) -> None:
-    assert Recipe.from_dict(yaml.safe_load(text)).output
+    values = yaml.safe_load(text)
+    assert Recipe.from_dict(values).output
+    assert not [error.message for error in Draft7Validator(recipe_schema()).iter_errors(values)]
+
+
+def test_every_task_and_its_columns_are_in_the_table_of_tasks() -> None:
+    for name, task in TASKS.items():
+        (line,) = re.findall(rf"^\| `{name}` \|.*$", PAGES, flags=re.MULTILINE)
+        assert all(f"`{column}`" in line for column in (*task.text_columns, *task.label_columns)
+                   if column in task.data.model_fields)

@@ -33,7 +33,7 @@ def blocks(language: str, text: str = PAGE) -> list[str]:
 def untouched_maps() -> Iterator[None]:
     """Names that a test registers are gone after it."""
     maps: list[Any] = [presets.KD_LOSS_MAP, presets.MATCH_LOSS_MAP, presets.PROJ_MAP, presets.WEIGHT_SCHEDULER,
-                       presets.TEMPERATURE_SCHEDULER]
+                       presets.TEMPERATURE_SCHEDULER, presets.TEACHER_FUNCTIONS]
     before = [set(names) for names in maps]
     yield
     for names, kept in zip(maps, before, strict=True):

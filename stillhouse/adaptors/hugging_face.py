@@ -152,8 +152,8 @@ def _require_maps(model: nn.Module, needs_logarithm: bool) -> None:
     """Raise `PlanError` unless the model gives attention maps whose logarithm means something, if that is needed."""
     config: Any = model.config
     if not getattr(config, "num_attention_heads", None):
-        raise PlanError(f"attention maps are asked for, but {type(model).__name__} has no attention; take the matches of "
-                        "attention out")
+        raise PlanError(f"attention maps are asked for, but {type(model).__name__} has no attention; take the "
+                        "matches of attention out")
     implementation = getattr(config, "_attn_implementation", None)
     if implementation != "eager":
         raise PlanError(f"attention maps are asked for, but {type(model).__name__} uses the {implementation!r} "

@@ -12,7 +12,6 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -212,16 +211,12 @@ def _by_type(annotation: Any, definitions: dict[str, Schema]) -> Schema:
 
 def _limited(schema: Schema, marks: Iterable[Any]) -> Schema:
     """With the limits among the marks; of a value that may be null they are those of the other kind."""
-    limits: Schema = {}
     target = schema["anyOf"][0] if schema.get("anyOf", [])[1:] == [_NULL] else schema
     length = "Items" if target.get("type") == "array" else "Length"
-    for mark in marks:
-        for each in mark.metadata if isinstance(mark, FieldInfo) else [mark]:
-            for kind, key, value in ((Ge, "minimum", "ge"), (Gt, "exclusiveMinimum", "gt"), (Le, "maximum", "le"),
-                                     (Lt, "exclusiveMaximum", "lt"), (MinLen, f"min{length}", "min_length"),
-                                     (MaxLen, f"max{length}", "max_length")):
-                if isinstance(each, kind):
-                    limits[key] = getattr(each, value)
+    keys = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum",
+            "min_length": f"min{length}", "max_length": f"max{length}"}
+    every = [each for mark in marks for each in (mark.metadata if isinstance(mark, FieldInfo) else [mark])]
+    limits = {key: getattr(each, name) for each in every for name, key in keys.items() if hasattr(each, name)}
     limited = {**target, **limits}
     return limited if target is schema else {**schema, "anyOf": [limited, _NULL]}
 

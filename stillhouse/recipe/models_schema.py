@@ -79,9 +79,10 @@ class TeacherSection(Section):
 
     def _fits(self, way: str) -> dict[str, bool]:
         is_model, are_several = way in ("model", "models", "run"), bool(self.models or self.seeds)
+        are_numbers = way in ("column", "function")
         return {"train": is_model, "seeds": way in ("model", "run"), "weights": are_several, "average": are_several,
-                "match_teacher": are_several, "form": way in ("column", "function"),
-                "missing_mass": way in ("column", "function"), "rows_without": way == "column", "version": way == "function"}
+                "match_teacher": are_several, "form": are_numbers, "missing_mass": are_numbers,
+                "rows_without": way == "column", "version": way == "function"}
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -88,13 +88,16 @@ class Prepared:
     def teacher_ground(self) -> Ground:
         """The same for the fine-tuning of a teacher: rows with labels, as the teacher reads them."""
         assert self.teaching.tokenizer is not None
-        labelled = labelled_rows(self.task, self.teaching.tokenizer)
-        return Ground(self.task, labelled, self.task.encode("validation", self.teaching.tokenizer), self.device)
+        reading = self.distilling.reading
+        validation = reading.teacher["validation"]
+        assert isinstance(validation, EncodedSplit)  # what models read
+        labelled = labelled_rows(self.task, reading.teacher["train"], self.teaching.tokenizer)
+        return Ground(self.task, labelled, validation, self.device)
 
     @property
     def contrast_ground(self) -> Ground:
         """The same for the student without a teacher."""
-        labelled = labelled_rows(self.task, self.tokenizer)
+        labelled = labelled_rows(self.task, self.splits["train"], self.tokenizer)
         return Ground(self.task, labelled, self.splits["validation"], self.device)
 
     @property
@@ -127,19 +130,19 @@ def with_trained_teachers(prepared: Prepared, models: list[PreTrainedModel]) -> 
     """The same run after its teachers were fine-tuned: the student is made from the teacher as it is now."""
     teaching = prepared.teaching.with_models(models)
     distilling = _distilling(prepared.recipe, prepared.task, teaching, prepared.stand_ins, prepared.precision,
-                             is_known=True)
+                             prepared.distilling.reading)
     return dataclasses.replace(prepared, teaching=teaching, distilling=distilling)
 
 
 def _distilling(recipe: Recipe, task: Task[Any], teaching: Teaching, stand_ins: StandIns, precision: Precision,
-                is_known: bool | None = None) -> Distilling:
-    """Student, plan and cache. The teacher is known if it is what will teach, and nothing is to train it first."""
-    is_known = teaching.is_known if is_known is None else is_known
+                reading: Reading | None = None) -> Distilling:
+    """Student, plan and cache. With a ``reading``, from before its training, the teacher is what will teach."""
     matched = teaching.matched
     if matched is not None and compares_attention(recipe.distillation):
         give_attention_maps(matched)
     student = make_student(recipe, task, teaching, stand_ins)
-    reading = read_by_both(recipe, task, teaching, student)
+    is_known = teaching.is_known or reading is not None
+    reading = reading or read_by_both(recipe, task, teaching, student)
     with seeded(recipe.training.seed):  # the same seed gives the same projections
         objective = distillation_objective(recipe.distillation, task, None if matched is None else matched.config,
                                            student.model.config)
@@ -158,8 +161,8 @@ def add_rows(recipe: Recipe, task: Task[Any], teaching: Teaching) -> str:
         return ""
     section = recipe.distillation
     if recipe.teacher.column is not None:
-        raise ConfigError("augmentation: the teacher's numbers are those of the texts in the data and say nothing about "
-                          "others; leave augmentation out, or give a teacher that is a model or a function")
+        raise ConfigError("augmentation: the teacher's numbers are those of the texts in the data and say nothing "
+                          "about others; leave augmentation out, or give a teacher that is a model or a function")
     if not section.loss_weight and not section.matches:
         raise ConfigError("augmentation: its rows have no labels but what the teacher says of them, and nothing is "
                           "learned from the teacher here; raise distillation.loss_weight, or leave augmentation out")

@@ -74,8 +74,10 @@ def load_task(recipe: Recipe) -> Task[Any]:
     return task
 
 
-def labelled_rows(task: Task[Any], tokenizer: PreTrainedTokenizerBase) -> EncodedSplit:
-    """The training rows without those that augmentation added, which have no labels."""
+def labelled_rows(task: Task[Any], train: EncodedRows, tokenizer: PreTrainedTokenizerBase) -> EncodedRows:
+    """The training rows without those that augmentation added, which have no labels; encoded again if there are any."""
+    if task.num_labelled == len(task.split("train")):
+        return train
     return task.encoded(task.split("train").pick(range(task.num_labelled)), tokenizer)
 
 

@@ -84,7 +84,10 @@ def _member_line(member: Member) -> str:
 def _contrast_line(prepared: Prepared) -> str:
     if prepared.recipe.contrast == "none":
         return "none"
-    return f"the same student, from {prepared.distilling.student.starts_from}, without a teacher, as many steps"
+    starts_from = prepared.distilling.student.starts_from
+    if not prepared.task.has_labels:
+        return f"the same student as it starts, from {starts_from}: there are no labels to train it on"
+    return f"the same student, from {starts_from}, without a teacher, as many steps"
 
 
 def _output_line(recipe: Recipe) -> str:

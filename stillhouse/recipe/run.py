@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from torch import nn
+from transformers import PreTrainedModel
 
 from stillhouse.recipe.attention_maps import write_back
 from stillhouse.recipe.fitting import PhaseRecord, train
@@ -135,16 +136,24 @@ class _Execution:
         if recipe.contrast == "none":
             return None
         model = make_student(recipe, prepared.task, prepared.teaching, prepared.stand_ins).model
-        settings = recipe.training
+        record = self._without_teacher(model) if prepared.task.has_labels else None
+        on_device: nn.Module = model
+        on_device.to(prepared.device)
+        judged = self._judged(model)
+        self._tell("the same student without a teacher", judged)
+        return {**self._quality(judged), "starts_from": prepared.distilling.student.starts_from,
+                "steps": 0 if record is None else record.steps,
+                "best_step": None if record is None else record.best_step}
+
+    def _without_teacher(self, model: PreTrainedModel) -> PhaseRecord:
+        """Train on the labels alone, for as many steps."""
+        prepared, settings = self.prepared, self.prepared.recipe.training
         if prepared.augmented:  # the rows with labels alone are fewer; the steps stay as many
             settings = settings.model_copy(update={"epochs": None, "steps": prepared.total_steps})
         record = train(supervised_plan(prepared.task, model), settings, prepared.precision, prepared.contrast_ground,
                        self.folder.phase("contrast", self.watch.sinks_of("without teacher")))
         self.seconds["contrast"] = record.seconds_s
-        judged = self._judged(model)
-        self._tell("the same student without a teacher", judged)
-        return {**self._quality(judged), "starts_from": prepared.distilling.student.starts_from, "steps": record.steps,
-                "best_step": record.best_step}
+        return record
 
     def _judged(self, model: nn.Module) -> dict[str, Judgement]:
         """The student's answers on validation and test data."""

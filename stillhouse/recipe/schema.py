@@ -64,7 +64,8 @@ class Recipe(Section):
     cache_dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """In which type; auto is the one that the teacher computes in."""
     contrast: Literal["none", "no_teacher"] = "none"
-    """no_teacher also trains the same student on the labels alone, for comparison."""
+    """no_teacher also trains the same student on the labels alone, for comparison; where there are none, it is judged
+    as it starts."""
     output: Annotated[str, Field(min_length=1)]
     """The run folder."""
     stages: Annotated[tuple[Recipe, ...], BeforeValidator(as_tuple)] = ()

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse.adaptors import ModuleOutputs
-from stillhouse.errors import PlanError, about
+from stillhouse.errors import ConfigError, PlanError, about
 from stillhouse.presets import TEACHER_FUNCTIONS
 from stillhouse.recipe import fitting, teacher_store
 from stillhouse.recipe.models_schema import TeacherSection
@@ -120,6 +120,9 @@ def load_teaching(section: TeacherSection, task: Task[Any], stand_ins: StandIns,
     vocabularies differ.
     """
     members, tokenizer = [], None
+    if section.train is not None and not task.has_labels:
+        raise ConfigError(f"teacher.train: the data of {task.name} has no labels to fine-tune a teacher with; leave "
+                          "train out, and give a model that is trained already")
     key = "teacher.models" if section.models else "teacher.model"
     if (section.column or section.function) and (task.name != "text-classification" or task.problem_type !=
                                                  "single_label_classification"):

@@ -1,7 +1,7 @@
 """Sections: what recipes are made of. Checked values by name, and errors that say which of them is wrong, and why.
 
-    section.py  the base of every section     values.py  kinds of values, each with its message
-    problems.py what pydantic finds, as lines for people
+``section.py`` is the base of every section, ``values.py`` has kinds of values, each with its message, and
+``problems.py`` puts what pydantic finds into lines for people.
 """
 
 from __future__ import annotations

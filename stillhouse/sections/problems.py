@@ -11,7 +11,6 @@ from pydantic_core import ErrorDetails
 
 from stillhouse.errors import ConfigError
 
-
 Loc = tuple[int | str, ...]
 Resolve = Callable[[Loc], "type[BaseModel] | None"]
 """Which model stands at a place whose kind depends on the values beside it; None for any other place."""

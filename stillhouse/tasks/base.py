@@ -141,6 +141,8 @@ class Task(abc.ABC, Generic[Spec]):
     """The losses between logits that make sense here, the usual one first; None: any."""
     num_rows: dict[str, int]
     """Rows of ``train``, ``validation`` and ``test``; a split that is not there is absent."""
+    has_labels: ClassVar[bool] = True
+    """Whether the data says what is right, so that a model can be trained without a teacher."""
     answers_rows: ClassVar[bool] = False
     """Whether a row has one answer whatever its tokens are, so that models with other tokenizers can be compared."""
     text_columns: ClassVar[TextColumns] = {}
@@ -179,7 +181,7 @@ class Task(abc.ABC, Generic[Spec]):
         """Judge a model's ``outputs`` to the rows of ``encoded``, which come in any order."""
 
     def hard_loss(self) -> Loss:
-        """The loss between the student's answers and the labels in the data."""
+        """The loss between the student's answers and the labels in the data, if there are labels."""
         return HardLabels()
 
     # What all tasks do.

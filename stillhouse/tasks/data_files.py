@@ -60,7 +60,8 @@ def read_rows(source: str, split: str = "train") -> Rows:
     A folder is one written by ``save_to_disk``, or any that ``datasets.load_dataset`` understands. A folder or hub id
     may end in ``@split``; otherwise the split is ``split``. A JSON file holds a list of objects, an object a line, or
     an object with one list of objects. A .txt file holds a text a line, in column ``text``; empty lines are left out.
-    CSV and TSV files start with a line of column names; an empty cell is no value, and quotes mean nothing in TSV. Raises `DataError` if there are no rows or they cannot be read.
+    CSV and TSV files start with a line of column names; an empty cell is no value, and quotes mean nothing in TSV.
+    Raises `DataError` if there are no rows or they cannot be read.
     """
     path = Path(source).expanduser()
     rows = _from_file(source, path) if path.is_file() else _from_datasets(source, split)

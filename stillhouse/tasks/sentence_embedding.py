@@ -58,6 +58,7 @@ class SentenceEmbedding(Task[SentenceEmbeddingData]):
     metric = "spearman"
     reads = frozenset({EMBEDDING})
     answers_rows = True
+    has_labels = False
     text_columns: ClassVar[TextColumns] = {"text": "text", "text_pair": "text"}
     signal = "embedding"
 

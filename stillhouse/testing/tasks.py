@@ -18,7 +18,6 @@ Subclass `TaskSuite` in a test file of your own; pytest then runs every promise 
             BertTokenizer(vocab=...).save_pretrained(folder)
 """
 
-
 from __future__ import annotations
 
 import copy
@@ -46,8 +45,6 @@ from stillhouse.tasks.pretrained import save_pretrained
 from stillhouse.teachers import CachedTeacher, LiveTeacher
 from stillhouse.teachers.stores import MemoryStore
 from stillhouse.types import Key, Progress, logits_mask_name
-
-START = Progress(0, 1)
 
 
 class TaskSuite(ABC):
@@ -135,8 +132,8 @@ class TaskSuite(ABC):
         assert set(self.changes) == set(task.spec.decides), "give another value for each setting in `decides`"
         assert self._made(tmp_path / "elsewhere").fingerprint == task.fingerprint
         changed = [self._again(task, **{name: value}) for name, value in self.changes.items()]
-        fewer = self._again(task, limit=task.num_rows["train"] - 1)
-        assert len({each.fingerprint for each in (task, fewer, *changed)}) == 2 + len(changed)
+        changed.append(self._again(task, limit=task.num_rows["train"] - 1))
+        assert len({each.fingerprint for each in (task, *changed)}) == 1 + len(changed)
         before = task.fingerprint
         task.add_examples(task.split("train").pick([0]))
         assert task.fingerprint != before
@@ -154,15 +151,11 @@ class TaskSuite(ABC):
 
     # Batches
 
-    def test_rows_of_a_batch_come_first_in_every_tensor(self, task: Task[Any], checkpoint: str) -> None:
-        encoded = task.encode("train", task.load_tokenizer(checkpoint))
-        for epoch in (None, 0):
-            assert num_rows(encoded.batch([2, 0, 1], epoch)) == 3
-
     def test_a_row_is_called_the_same_in_any_batch(self, task: Task[Any], checkpoint: str) -> None:
         encoded = task.encode("train", task.load_tokenizer(checkpoint))
         everything = list(range(len(encoded)))
         for epoch in (None, 0):
+            assert num_rows(encoded.batch([2, 0, 1], epoch)) == 3, "rows are the first axis of every tensor"
             keys = row_keys(encoded.batch(everything, epoch))
             assert keys == [row_keys(encoded.batch([row], epoch))[0] for row in everything]
             assert len(set(keys)) == len(keys), "make_task gives no two rows that are the same"
@@ -226,8 +219,8 @@ class TaskSuite(ABC):
         found = list(answers(model, adaptor, encoded, task.reads, batch_size=2))
         random.Random(0).shuffle(found)
         self._require_same(task.judged(encoded, iter(found)), expected)
-        source = LiveTeacher(model, adaptor)
-        self._require_same(task.judged(encoded, source_answers(source, encoded, task.reads, batch_size=5)), expected)
+        taught = source_answers(LiveTeacher(model, adaptor), encoded, task.reads, batch_size=5)
+        self._require_same(task.judged(encoded, taught), expected)
 
     def test_a_judgement_has_the_metric_and_agrees_with_itself(self, task: Task[Any], checkpoint: str) -> None:
         judgement = task.evaluate(self._model(task, checkpoint), task.encode("test", task.load_tokenizer(checkpoint)))
@@ -338,7 +331,7 @@ class TaskSuite(ABC):
         own = _run(task, student, inputs, needs.student)
         with torch.no_grad():
             other = _run(task, teacher, inputs, needs.teacher)
-        return objective(own.features, other.features, own.masks, START), objective.counts(own.masks)
+        return objective(own.features, other.features, own.masks, Progress(0, 1)), objective.counts(own.masks)
 
     def _require_same(self, found: Judgement, expected: Judgement) -> None:
         assert found.metrics == pytest.approx(expected.metrics, abs=self.tolerance, rel=self.tolerance)

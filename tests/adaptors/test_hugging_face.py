@@ -23,7 +23,7 @@ from transformers import (
 
 from stillhouse.adaptors import HuggingFaceAdaptor
 from stillhouse.errors import OutputError, PlanError
-from stillhouse.types import ALL_LOGITS, ATTENTION_SCORES, LABELS, LOGITS, Key
+from stillhouse.types import ALL_LOGITS, ATTENTION_SCORES, BESIDE_INPUTS, LABELS, LOGITS, Key
 
 INPUTS = {"input_ids": torch.tensor([[1, 2, 3], [4, 5, 0]]), "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]]),
           "token_type_ids": torch.zeros(2, 3, dtype=torch.long)}
@@ -301,6 +301,15 @@ def test_without_a_span_mask_an_answer_may_be_anywhere_but_in_padding() -> None:
     ids = {"input_ids": INPUTS["input_ids"]}
     assert HuggingFaceAdaptor("spans").run(bert(BertForQuestionAnswering), ids, frozenset({END}), {}
                                            ).features[END].isfinite().all()
+
+
+@pytest.mark.parametrize(("kind", "logits"), [(BertForQuestionAnswering, "spans"), (BertForMaskedLM, "tokens")])
+def test_the_model_never_sees_what_stands_beside_its_inputs(kind: Any, logits: Any) -> None:
+    model, given = bert(kind), []
+    model.register_forward_pre_hook(lambda module, args, kwargs: given.append(set(kwargs)), with_kwargs=True)
+    beside = {name: torch.zeros(2, 3, dtype=torch.long) for name in BESIDE_INPUTS}
+    HuggingFaceAdaptor(logits).run(model, {**SPANS, **beside}, frozenset({LOGITS}), {})
+    assert given == [{*INPUTS, "return_dict"}]
 
 
 def test_a_model_without_a_start_is_named() -> None:

@@ -16,7 +16,6 @@ from stillhouse.recipe.objectives import distillation_objective
 from stillhouse.tasks import TextClassification, TextClassificationData
 from stillhouse.types import ATTENTION_SCORES, LABELS, LOGITS, Key, Progress, module_key
 
-
 TASK = TextClassification(TextClassificationData(train="x"))
 
 

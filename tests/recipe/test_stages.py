@@ -11,7 +11,7 @@ import yaml
 from rich.console import Console
 
 from stillhouse.errors import ConfigError, PlanError
-from stillhouse.recipe import Recipe, plan, run
+from stillhouse.recipe import Recipe, load_recipe, plan, run
 
 from .conftest import LABELS, WORDS, MakeRecipe, save_encoder
 
@@ -87,3 +87,49 @@ def test_a_plan_names_no_folder_of_a_teacher_that_is_yet_to_be(
         line = next(line for line in text.splitlines() if line.startswith("cache"))
         assert f"in {cache / 'signals'}, about" in line
     assert "the same student, from scratch, without a teacher" in second
+
+
+def write_stages(path: Path, values: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_a_stage_can_be_run_alone_and_is_skipped_when_the_whole_is(
+    make_recipe: MakeRecipe, tmp_path: Path, console: Console
+) -> None:
+    values = make_recipe(
+        teacher={"model": make_recipe()["teacher"]["model"], "train": {"epochs": 1, "precision": "fp32"}},
+        training={"epochs": 1},
+        stages=[{"name": "first"}, {"name": "second", "student": {"run": "first"}},
+                {"name": "third", "student": {"num_hidden_layers": 1}}])
+    path = write_stages(tmp_path / "recipe.yaml", values)
+    with pytest.raises(ConfigError, match=r"student\.model: model '.*/run/first/student': there is no folder"):
+        run(load_recipe(path, stage="second"), console=console)
+    assert not (tmp_path / "run").exists()
+    alone = {name: run(load_recipe(path, stage=name), console=console) for name in ("first", "second")}
+    assert {part.name for part in (tmp_path / "run").iterdir()} == {"first", "second"}
+    whole = run(load_recipe(path), console=console, resume=True)
+    assert [stage.metrics for stage in whole.stages[:2]] == [alone["first"].metrics, alone["second"].metrics]
+    assert whole.stages[2].output == tmp_path / "run" / "third"
+
+
+def test_overrides_change_the_stage_that_is_named(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    path = write_stages(tmp_path / "recipe.yaml", make_recipe(
+        stages=[{"name": "first", "training": {"epochs": 9}}, {"name": "second", "teacher": {"run": "first"}}]))
+    recipe = load_recipe(path, ["training.epochs=3", "output=elsewhere"], stage="first")
+    assert (recipe.training.epochs, recipe.output, recipe.stages) == (3, "elsewhere", ())
+    assert load_recipe(path, stage="second").teacher.model == f"{tmp_path}/run/first/student"
+
+
+@pytest.mark.parametrize(("stages", "expected"), [
+    ([{"name": "first"}, {"name": "second"}], "unknown stage 'fist': did you mean 'first'\\? Known: first, second"),
+    ([], "the recipe has no stages"),
+    ([{"name": "first"}, {"name": "first"}], r"stages\.1\.name: 'first'"),
+    (["first"], "stages"),
+])
+def test_a_stage_that_is_not_there_is_an_error(
+    make_recipe: MakeRecipe, tmp_path: Path, stages: list[Any], expected: str
+) -> None:
+    path = write_stages(tmp_path / "recipe.yaml", make_recipe(stages=stages))
+    with pytest.raises(ConfigError, match=expected):
+        load_recipe(path, stage="fist")
