@@ -68,7 +68,8 @@ class Part:
     @classmethod
     def load(cls, settings: Mapping[str, Any], batch_size: int, seed: int) -> Part:
         """From an entry of the file: ``teacher``, and what `TextClassificationData` takes."""
-        task = TextClassification(TextClassificationData.of(**{key: value for key, value in settings.items() if key != "teacher"}))
+        spec = TextClassificationData.of(**{key: value for key, value in settings.items() if key != "teacher"})
+        task = TextClassification(spec)
         task.load()
         tokenizer = task.load_tokenizer(settings["teacher"])
         loader = task.loader(task.encode("train", tokenizer), batch_size=batch_size, seed=seed, shuffle=True)

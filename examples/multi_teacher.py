@@ -16,10 +16,17 @@ from pathlib import Path
 import torch
 from transformers import get_linear_schedule_with_warmup
 
-from stillhouse import DistillationConfig, MultiTeacherDistiller, StudentSpec, TrainingConfig, build_student
-from stillhouse.metrics import classification_metrics
-from stillhouse.tasks import TextClassificationData
-from stillhouse.tasks.text_classification import TextClassification
+from stillhouse import (
+    DistillationConfig,
+    EnsembleTeacher,
+    LiveTeacher,
+    MultiTeacherDistiller,
+    StudentSpec,
+    TrainingConfig,
+    build_student,
+)
+from stillhouse.tasks import TextClassification, TextClassificationData
+from stillhouse.tasks.answering import source_answers
 
 
 def arguments() -> argparse.Namespace:
@@ -47,8 +54,9 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Read the teachers, train, and print."""
     args = arguments()
-    task = TextClassification(TextClassificationData.of(train=args.train, test=args.test, text=args.text, label=args.label,
-                                       label_names=args.label_names, limit=args.limit))
+    task = TextClassification(TextClassificationData.of(
+        train=args.train, test=args.test, text=args.text, label=args.label, label_names=args.label_names,
+        limit=args.limit))
     task.load()
     teachers = [task.load_model(path) for path in args.teachers]
     tokenizer = task.load_tokenizer(args.teachers[0])
@@ -69,11 +77,11 @@ def main() -> None:
             scheduler_class=get_linear_schedule_with_warmup,
             scheduler_args={"num_warmup_steps": steps // 10, "num_training_steps": steps}, max_grad_norm=1.0,
         )
-    answers = [task.evaluate(teacher, test) for teacher in teachers]
-    together = torch.stack([answer.logits for answer in answers]).mean(dim=0)
+    together = EnsembleTeacher([LiveTeacher(teacher, adaptor) for teacher in teachers], args.weights, args.average)
     print(json.dumps({
-        "teachers": [answer.metrics["accuracy"] for answer in answers],
-        "mean of the teachers": classification_metrics(together, test.rows["labels"])["accuracy"],
+        "teachers": [task.evaluate(teacher, test).metrics["accuracy"] for teacher in teachers],
+        "mean of the teachers": task.judged(test, source_answers(together, test, task.reads, batch_size=64)).metrics[
+            "accuracy"],
         "student": task.evaluate(student, test).metrics["accuracy"],
         "checkpoint": str(Path(args.output) / f"gs{steps}"),
     }))

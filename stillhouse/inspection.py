@@ -20,6 +20,7 @@ from stillhouse.errors import ConfigError, UsageError
 from stillhouse.recipe import yaml_files
 from stillhouse.size_table import ParameterTable, parameter_table
 from stillhouse.tasks.data_files import is_path
+from stillhouse.tasks.model_paths import resolved
 from stillhouse.tasks.pretrained import quiet_transformers
 
 __all__ = ["inspect_models"]
@@ -67,7 +68,7 @@ def _teacher_of_run(folder: Path, student: Any) -> nn.Module | None:
         if not isinstance(teacher, dict) or not isinstance(teacher.get("model"), str):
             raise ConfigError(f"{folder / 'recipe.yaml'} names no model as teacher")
         name = teacher["model"]
-        return _with_head_of(student, _configuration(name)) if teacher.get("train") else _loaded(name)
+        return _with_head_of(student, _configuration(resolved(name))) if teacher.get("train") else _loaded(name)
     except UsageError as error:
         warnings.warn(f"the student is shown alone, since its teacher cannot be: {error}", stacklevel=3)
         return None
@@ -85,6 +86,7 @@ def _with_head_of(student: Any, config: PretrainedConfig) -> nn.Module:
 
 def _loaded(path: str) -> nn.Module:
     """On the meta device."""
+    path = resolved(path)
     config = _configuration(path)
     model_class = getattr(transformers, (config.architectures or [""])[0], AutoModel)
     folder = Path(path).expanduser()

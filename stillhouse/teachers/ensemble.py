@@ -68,7 +68,8 @@ class EnsembleTeacher(TeacherSource):
         if others and self.layers_from is None:
             raise PlanError(f"an ensemble of teachers averages logits and cannot give {', '.join(others)}: "
                             "layers of different models have no common meaning; say whose layers to take "
-                            "(layers_from=0, in MultiTeacherDistiller match_teacher=0), or drop the matches")
+                            "(layers_from=0, in MultiTeacherDistiller match_teacher=0, in a recipe "
+                            "teacher.match_teacher: 0), or drop the matches")
         for number, source in enumerate(self.sources):
             source.check(keys if number == self.layers_from else logits)
         widths = {source.width(Key("logits", 0)) for source in self.sources} - {None}

@@ -81,7 +81,8 @@ def test_layers_and_tags_need_the_same_tokens(make_recipe: MakeRecipe, tmp_path:
             for row in make_rows("train")]
     rows = [{"tokens": row["tokens"], "tags": [["other", "early"][tag] for tag in row["tags"]]} for row in rows]
     (tmp_path / "tags.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    values: dict[str, Any] = make_recipe(student={"model": other}, task="token-classification", distillation=LOGITS_ONLY)
+    values: dict[str, Any] = make_recipe(student={"model": other}, task="token-classification",
+                                         distillation=LOGITS_ONLY)
     values["data"] = {"train": str(tmp_path / "tags.jsonl"), "tags": "tags", "max_length": 16}
     with pytest.raises(PlanError, match="learns from the teacher's answer at every token"):
         prepare(Recipe.from_dict(values))
