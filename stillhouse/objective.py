@@ -130,7 +130,8 @@ class Objective(nn.Module):
     def over(self, part: Part) -> Over:
         """The denominator of a sum."""
         over = self.terms[part.term].loss.over
-        return over if part.head == 0 else Over(over.unit, logits_mask_name(part.head))
+        of_logits = part.head > 0 and over.mask == "logits"
+        return Over(over.unit, logits_mask_name(part.head)) if of_logits else over
 
     def after_step(self, sum_over_ranks: SumOverRanks) -> None:
         """Called after each optimizer step, for losses that learn from what they saw."""
@@ -197,19 +198,19 @@ def _heads(student: Features, teacher: Features) -> range:
     def count(features: Features) -> int:
         return sum(key.kind == "logits" and key.index is not None for key in features)
 
-    if count(student) and count(teacher) and count(student) != count(teacher):
+    counts = {count(student), count(teacher)} - {0}  # one side may give none, as where nobody teaches
+    if len(counts) > 1:
         raise OutputError(f"the student gives {count(student)} logits heads, the teacher {count(teacher)}")
-    return range(max(1, min(count(student), count(teacher))))
+    return range(max(counts, default=1))
 
 
 def _view(features: Features, head: int) -> Features:
     """The features as a loss for the first head sees another one: its logits, and its labels if there are any."""
     if head == 0:
         return features
-    view = {key: value for key, value in features.items() if key != LABELS}
-    view[LOGITS] = features[Key("logits", head)]
-    labels = Key("labels", head)
-    return {**view, LABELS: features[labels]} if labels in features else view
+    own = {LOGITS: Key("logits", head), LABELS: Key("labels", head)}
+    others = {key: value for key, value in features.items() if key not in own}
+    return {**others, **{name: features[key] for name, key in own.items() if key in features}}
 
 
 def _view_masks(masks: Masks, head: int) -> Masks:

@@ -239,6 +239,17 @@ def test_counts_are_of_every_denominator_that_the_masks_cover() -> None:
     assert Over(Unit.TOKEN, "losses") in objective.overs()
 
 
+def test_labels_of_a_further_head_are_divided_by_the_rows_that_have_labels() -> None:
+    objective = Objective([Term("labels", HardLabels(), all_heads=True)])
+    logits = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([1, -100, 4])
+    student = {LOGITS: logits, SECOND: logits.flip(0), LABELS: labels, Key("labels", 1): labels}
+    masks = {"logits": torch.ones(3, 1), "logits.1": torch.ones(3, 1), "labels": labels.ge(0).unsqueeze(1)}
+    _, means = objective.combine(objective(student, {}, masks, START), objective.counts(masks), START)
+    wanted = [torch.nn.functional.cross_entropy(each, labels) for each in (logits, logits.flip(0))]
+    torch.testing.assert_close(means["labels"], sum(wanted))
+
+
 def test_a_user_s_own_mean_comes_out_as_it_went_in() -> None:
     objective = Objective([Term("own", UserLosses())])
     masks = {"losses": torch.tensor([[1, 0], [1, 1]])}

@@ -151,7 +151,7 @@ def _distilling(recipe: Recipe, task: Task[Any], teaching: Teaching, stand_ins: 
     keys = plan.needs()["default"].teacher
     cache = plan_cache(recipe.cache, recipe.cache_dtype, precision.autocast_dtype,
                        source.fingerprint if is_known else None, keys, source.width, reading.teacher_length,
-                       len(reading.train), reading.uncacheable(recipe, task, keys))
+                       len(reading.train), reading.uncacheable(recipe, task))
     return Distilling(student, reading, plan, cache)
 
 

@@ -22,7 +22,6 @@ from stillhouse.tasks.batching import EncodedRows
 from stillhouse.tasks.data_files import Rows
 from stillhouse.tasks.soft_labels import SoftLabels, num_without, read_soft_labels, soft_label_tensor
 from stillhouse.tasks.text_bytes import TextBytes, text_rows
-from stillhouse.types import Key
 
 _SOFT = "soft_labels"
 
@@ -54,14 +53,12 @@ class Reading:
         """Tokens a row that the teacher reads."""
         return float(self.teacher["train"].lengths.mean())
 
-    def uncacheable(self, recipe: Recipe, task: Task[Any], keys: frozenset[Key]) -> str:
+    def uncacheable(self, recipe: Recipe, task: Task[Any]) -> str:
         """Why a teacher's answers cannot be kept, or nothing if they can."""
         if recipe.teacher.column is not None:
             return "the teacher's numbers stand in the data"
         if not task.repeats_inputs:
             return "every epoch shows the rows with other words hidden"
-        if getattr(self.teacher["train"], "choices", 0) and any(key.kind != "logits" for key in keys):
-            return "layers of rows with several choices have no place in it"
         return ""
 
 
