@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,11 @@ import torch
 
 from stillhouse.cache_dirs import cache_dir, signals_dir
 from stillhouse.errors import ConfigError
+from stillhouse.recipe.cache_size import AnswerSizes
 from stillhouse.teachers import CachedTeacher, TeacherSource
 from stillhouse.teachers.stores import MemoryStore, SignalStore
-from stillhouse.types import ATTENTION_SCORES, Key, module_path
+from stillhouse.types import Key
 
-_RECORD_OVERHEAD_BYTES = 96  # key, header of the record, and the store's own entry
-_PAGE_BYTES = 4096  # a record of more than half a page takes whole pages on disk
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -28,7 +27,7 @@ class CachePlan:
         kind: ``"off"``, ``"memory"`` or ``"disk"``.
         folder: the store's folder on disk.
         dtype: the type in which answers are kept.
-        bytes_per_row: an estimate for a row of average length.
+        bytes_per_row: an estimate for a row on average.
         total_bytes: the same for all rows.
         reason: why ``auto`` chose so; empty if nothing was chosen.
     """
@@ -71,54 +70,48 @@ def plan_cache(
     compute_dtype: torch.dtype | None,
     fingerprint: str | None,
     keys: Iterable[Key],
-    width: Callable[[Key], int | None],
-    mean_length: float,
-    num_rows: int,
+    sizes: AnswerSizes,
     obstacle: str = "",
+    has_name: bool = True,
 ) -> CachePlan:
     """Decide from a recipe's ``cache`` and ``cache_dtype``; nothing is written.
 
     ``fingerprint`` None: the teacher is not known yet (it is to be fine-tuned), so its folder is not either. ``auto``
     keeps everything on disk if it takes at most half of the free space, else nothing: with the teacher's layers missing
     it would have to run for every row all the same, and the logits alone would save nothing. An ``obstacle`` says why
-    answers cannot be kept at all; then anything but ``auto`` and ``off`` raises `ConfigError`.
+    answers cannot be kept at all; then anything but ``auto`` and ``off`` raises `ConfigError`. What has no
+    name (``has_name``) is kept in memory only.
     """
     dtype = _DTYPES.get(dtype_name, compute_dtype or torch.float32)
     keys = list(keys)
-    on_disk = choice not in ("off", "memory")
-    per_row = sum(_record_bytes(key, _width(key, width), mean_length, dtype, on_disk) for key in keys)
+    reason = ""
+    if not has_name:
+        if choice not in ("auto", "off", "memory"):
+            raise ConfigError(f"cache: {choice}: the answers of a function have no name that holds for a later run; "
+                              "add version: ... to the teacher, or write cache: memory")
+        choice, reason = "memory" if choice == "auto" else choice, ", for the function has no version"
+    total = sizes.total_bytes(keys, dtype, on_disk=choice not in ("off", "memory"))
+    per_row = round(total / max(1, len(sizes.lengths)))
     if obstacle and choice not in ("off", "auto"):
         raise ConfigError(f"cache: {choice}: the teacher's answers cannot be kept, for {obstacle}; write off")
     if choice == "off" or obstacle or not keys:
         reason = ", for nothing is asked of the teacher" if not keys else f", for {obstacle}" if obstacle else ""
-        return CachePlan("off", None, dtype, per_row, per_row * num_rows, reason)
+        return CachePlan("off", None, dtype, per_row, total, reason)
     if choice == "memory":
-        return CachePlan("memory", None, dtype, per_row, per_row * num_rows)
+        return CachePlan("memory", None, dtype, per_row, total, reason)
     if choice != "auto":
         folder = Path(choice).expanduser()
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"cache: {choice} is a file; write auto, off, memory or a folder")
-        return CachePlan("disk", folder, dtype, per_row, per_row * num_rows)
+        return CachePlan("disk", folder, dtype, per_row, total)
     folder = cache_dir() / "signals" if fingerprint is None else signals_dir(fingerprint)
-    missing = max(0, per_row * num_rows - _size_of(folder / "data.mdb"))
+    missing = max(0, total - _size_of(folder / "data.mdb"))
     free = shutil.disk_usage(_existing(folder)).free
     if missing > free / 2:
         reason = (f", for it would take {readable_bytes(missing)} and {folder} has {readable_bytes(free)} free; "
                   "free some space, or name a folder with more as cache: FOLDER")
-        return CachePlan("off", None, dtype, per_row, per_row * num_rows, reason)
-    return CachePlan("disk", folder, dtype, per_row, per_row * num_rows)
-
-
-def _width(key: Key, width: Callable[[Key], int | None]) -> int:
-    """A module's output is taken to be as wide as a hidden state where nothing tells."""
-    return width(key) or (width(Key("hidden", 0)) if module_path(key) is not None else None) or 1
-
-
-def _record_bytes(key: Key, width: int, mean_length: float, dtype: torch.dtype, on_disk: bool) -> int:
-    pairs = mean_length**2
-    positions = {"logits": 1.0, "attention": pairs, ATTENTION_SCORES: pairs}.get(key.kind, mean_length)
-    size = round(width * positions * dtype.itemsize) + _RECORD_OVERHEAD_BYTES
-    return -(-size // _PAGE_BYTES) * _PAGE_BYTES if on_disk and size > _PAGE_BYTES // 2 else size
+        return CachePlan("off", None, dtype, per_row, total, reason)
+    return CachePlan("disk", folder, dtype, per_row, total)
 
 
 def _size_of(path: Path) -> int:

@@ -140,6 +140,9 @@ class DistillationSection(Section):
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> DistillationSection:
+        if self.embedding is not None and not any(self.embedding.values()):
+            raise ValueError("embedding: all its weights are 0, so no vectors are compared; raise one, as in {cosine: "
+                             "1}, or set loss_weight to 0 to learn from matches alone")
         weights = [match.weight_of(loss) for match in self.matches for loss in match.losses]
         if not any([self.loss_weight, self.hard_label_weight, *weights]):
             raise ValueError("all weights are 0, so there is nothing to learn from; raise loss_weight or "

@@ -67,6 +67,8 @@ class TeacherSection(Section):
             raise ValueError("seeds are for fine-tuning, so they need train: {...}")
         if self.weights is not None and len(self.weights) != self.size:
             raise ValueError(f"weights: {len(self.weights)} numbers for {self.size} teachers")
+        if self.weights is not None and not any(self.weights):
+            raise ValueError("weights: all are 0, so nobody teaches; give at least one teacher more")
         if self.match_teacher is not None and self.match_teacher >= self.size:
             raise ValueError(f"match_teacher: {self.match_teacher} is none of the {self.size} teachers, 0 to "
                              f"{self.size - 1}")

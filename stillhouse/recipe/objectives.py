@@ -76,6 +76,9 @@ def _require_sense(section: DistillationSection, task: Task[Any]) -> None:
     if section.loss == "bernoulli_kl" and task.kd_losses is None:
         raise ConfigError("distillation.loss: bernoulli_kl is for several labels a row, whose logits do not compete; "
                           "here they do: use forward_kl")
+    if section.temperature_strategy and task.problem_type == "regression":
+        raise ConfigError("distillation.temperature_strategy sets the temperature of probabilities, and here the label "
+                          "is a number, which has none; leave temperature_strategy out")
     if section.probability_shift and task.kd_losses is not None:
         raise ConfigError("distillation.probability_shift exchanges the logits of two classes, of which one is the "
                           "label; with this kind of label leave it out")

@@ -15,6 +15,7 @@ from stillhouse.errors import ConfigError
 from stillhouse.plan import Distillation
 from stillhouse.recipe import fitting
 from stillhouse.recipe.attention_maps import compares_attention, give_attention_maps
+from stillhouse.recipe.cache_size import AnswerSizes
 from stillhouse.recipe.caching import CachePlan, plan_cache
 from stillhouse.recipe.fitting import Ground
 from stillhouse.recipe.objectives import distillation_objective, supervised_objective
@@ -149,9 +150,13 @@ def _distilling(recipe: Recipe, task: Task[Any], teaching: Teaching, stand_ins: 
     source = teaching.source(task, precision.autocast_dtype)
     plan = Distillation(student.model, ModuleOutputs(task.adaptor()), source, objective)
     keys = plan.needs()["default"].teacher
-    cache = plan_cache(recipe.cache, recipe.cache_dtype, precision.autocast_dtype,
-                       source.fingerprint if is_known else None, keys, source.width, reading.teacher_length,
-                       len(reading.train), reading.uncacheable(recipe, task))
+    fingerprint = source.fingerprint if is_known else None
+    computes_in = precision.autocast_dtype if teaching.members else None
+    cache = plan_cache(recipe.cache, recipe.cache_dtype, computes_in, fingerprint, keys,
+                       AnswerSizes(task.predicts, source.width, reading.teacher["train"].lengths,
+                                   reading.student["train"].choices, max(1, len(teaching.members))),
+                       reading.uncacheable(recipe, task),
+                       has_name=not is_known or fingerprint is not None)
     return Distilling(student, reading, plan, cache)
 
 

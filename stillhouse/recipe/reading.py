@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from stillhouse.errors import PlanError
+from stillhouse.errors import DataError, PlanError
 from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.student_making import NewStudent
 from stillhouse.recipe.teaching import Teaching
@@ -48,11 +48,6 @@ class Reading:
         """What the student is trained on."""
         return self.student["train"] if self.is_shared else TwoSided(self.student["train"], self.teacher["train"])
 
-    @property
-    def teacher_length(self) -> float:
-        """Tokens a row that the teacher reads."""
-        return float(self.teacher["train"].lengths.mean())
-
     def uncacheable(self, recipe: Recipe, task: Task[Any]) -> str:
         """Why a teacher's answers cannot be kept, or nothing if they can."""
         if recipe.teacher.column is not None:
@@ -65,9 +60,20 @@ class Reading:
 def load_task(recipe: Recipe) -> Task[Any]:
     """The recipe's task with its data, soft labels among it if they teach. Raises `DataError`."""
     task = TASKS[recipe.task](recipe.data)
-    if recipe.teacher.column is not None:
-        task.read_also = _soft_label_reader(recipe, task)
+    if recipe.teacher.column is None:
+        task.load()
+        return task
+    task.read_also = _soft_label_reader(recipe, task)
+    task.may_lack_labels = True
     task.load()
+    train, validation = task.split("train"), task.split("validation")
+    untaught = sum(label is None and soft is None for label, soft in zip(train["label"], train[_SOFT], strict=True))
+    if untaught:
+        raise DataError(f"{task.spec.train}: {untaught} of {len(train)} rows have neither a label nor soft labels; "
+                        "leave them out")
+    if None in validation["label"]:
+        raise DataError("data.validation: there is none, and rows of the training data without a label cannot stand in "
+                        "for it; give rows with labels")
     return task
 
 
@@ -84,9 +90,11 @@ def _soft_label_reader(recipe: Recipe, task: Task[Any]) -> Any:
                       rows_without=section.rows_without)
 
     def read(rows: Rows, split: str) -> dict[str, Any]:
-        if split != "train" and section.column not in rows.columns:
-            return {_SOFT: [None] * len(rows)}  # only needed to say how good the teacher is
-        return {_SOFT: read_soft_labels(rows, spec, task.label_names)}
+        if split == "train":
+            return {_SOFT: read_soft_labels(rows, spec, task.label_names)}
+        if not any(rows.columns.get(spec.column, ())):
+            return {_SOFT: [None] * len(rows)}  # there they are only needed to say how good the teacher is
+        return {_SOFT: read_soft_labels(rows, spec.model_copy(update={"rows_without": "labels"}), task.label_names)}
 
     return read
 
@@ -108,12 +116,23 @@ def read_by_both(recipe: Recipe, task: Task[Any], teaching: Teaching, student: N
 
 def _require_comparable(recipe: Recipe, task: Task[Any], mine: EncodedSplit, student: NewStudent, theirs: EncodedSplit,
                         tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise `PlanError` where a loss compares positions, and the two models cut texts at different places."""
-    if _same_tokens(mine, student.tokenizer, theirs, tokenizer):
-        return
+    """Raise `PlanError` where a loss compares positions, and the two models cut texts at different places.
+
+    It may also compare token by token what is said of each: there, every id has to mean the same.
+    """
     which = difference(tokenizer, student.tokenizer, "the teacher's", "the student's")
+    sides = tokenizer.padding_side, student.tokenizer.padding_side
+    if sides[0] != sides[1]:
+        which += f"; the teacher's pads to the {sides[0]}, the student's to the {sides[1]}"
     remedy = ("take a student made from the teacher ({shape: T3}, {keep: half}), or a model with the teacher's own "
               "tokenizer")
+    if task.classes_are_tokens and _ids_of(tokenizer) != _ids_of(student.tokenizer):
+        trimmed = ("leave student.vocabulary: trimmed out, and trim in a later stage"
+                   if recipe.student.vocabulary == "trimmed" else remedy)
+        raise PlanError(f"the student's vocabulary is not the teacher's, and in {task.name} each logit is that of a "
+                        f"token, so that those of different words would be compared ({which}): {trimmed}")
+    if _same_tokens(mine, student.tokenizer, theirs, tokenizer):
+        return
     if not task.answers_rows:
         raise PlanError(f"the student's vocabulary is not the teacher's, and in {task.name} a student learns from the "
                         f"teacher's answer at every token ({which}): {remedy}")
@@ -122,9 +141,16 @@ def _require_comparable(recipe: Recipe, task: Task[Any], mine: EncodedSplit, stu
                         f"their layers are not the same ({which}); take the matches out, or {remedy}")
 
 
+def _ids_of(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, int], set[int]]:
+    """What the ids mean, and which of them are no part of a text."""
+    return tokenizer.get_vocab(), set(tokenizer.all_special_ids)
+
+
 def _same_tokens(mine: EncodedSplit, my_tokenizer: PreTrainedTokenizerBase, theirs: EncodedSplit,
                  their_tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether all texts are cut into the same tokens, whatever their numbers are."""
+    """Whether all texts are cut into the same tokens at the same places, whatever their numbers are."""
+    if my_tokenizer.padding_side != their_tokenizer.padding_side:
+        return False
     if len(mine) != len(theirs) or not np.array_equal(mine.lengths, theirs.lengths):
         return False
     numbers = their_tokenizer.get_vocab()

@@ -162,9 +162,15 @@ class _Execution:
 
     def _teacher_judged(self) -> dict[str, Judgement]:
         """The teacher's answers on these, of several together; none where soft labels stand in the train data alone."""
-        prepared = self.prepared
+        prepared, store = self.prepared, None
         source = prepared.teaching.source(prepared.task, prepared.precision.autocast_dtype)
-        return self._timed(lambda split: judged_teacher(prepared, source, split))
+        if prepared.recipe.teacher.function is not None:  # it may cost more than a model: it is asked once here too
+            source, store = prepared.distilling.cache.wrap(source)
+        try:
+            return self._timed(lambda split: judged_teacher(prepared, source, split))
+        finally:
+            if store is not None:
+                store.close()
 
     def _timed(self, judge: Callable[[str], Judgement | None]) -> dict[str, Judgement]:
         started = time.perf_counter()
@@ -199,7 +205,7 @@ class _Execution:
             "student": self._quality(student) | speed | {
                 "agreement_with_teacher": ours.agreement(teacher[split]) if split in teacher else None,
                 "steps": record.steps, "best_step": record.best_step, "stopped": record.reason},
-            "retention": ours.metrics[metric] / best if best else None,
+            "retention": ours.metrics[metric] / best if best is not None and best > 0 else None,
             "contrast": contrast,
             "teacher_forwards": {"distillation": record.rows_forwarded,
                                  "evaluation": sum(len(prepared.splits[split]) for split in teacher)},

@@ -14,7 +14,7 @@ from stillhouse.recipe.attention_maps import compares_attention, trained_on_atte
 from stillhouse.recipe.models_schema import StudentSection
 from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.teaching import Loaded, StandIns, Teaching, standing_in
-from stillhouse.recipe.vocabulary import require_embeddings, same_vocabulary
+from stillhouse.recipe.vocabulary import read_alike, require_embeddings
 from stillhouse.students import StudentSpec, build_student, plan_student
 from stillhouse.students.vocabulary import plan_trimming, trim_embeddings
 from stillhouse.tasks import Task
@@ -56,7 +56,7 @@ def make_student(recipe: Recipe, task: Task[Any], teaching: Teaching, stand_ins:
     if section.vocabulary == "trimmed":
         loaded, cut = _trimmed(loaded, task)
         origin += cut
-    reads_as_teacher = teaching.tokenizer is None or same_vocabulary(teaching.tokenizer, loaded.tokenizer)
+    reads_as_teacher = teaching.tokenizer is None or read_alike(teaching.tokenizer, loaded.tokenizer)
     if not compares_attention(recipe.distillation):
         return NewStudent(loaded.model, loaded.tokenizer, origin, starts_from, reads_as_teacher, {})
     model, dropouts = trained_on_attention_maps(loaded.model)

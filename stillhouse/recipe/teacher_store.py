@@ -19,6 +19,7 @@ from stillhouse.cache_dirs import teachers_dir
 from stillhouse.errors import StoreError, UsageError
 from stillhouse.recipe.fitting import write_json
 from stillhouse.recipe.training_schema import TeacherTraining
+from stillhouse.recipe.vocabulary import identity_of
 from stillhouse.tasks import Task
 from stillhouse.tasks.pretrained import save_pretrained
 from stillhouse.teachers import model_fingerprint
@@ -84,7 +85,7 @@ def entry_for(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: T
     identity = {
         "stillhouse": __version__,
         "base": model_fingerprint(base),
-        "vocabulary": _hash(sorted(tokenizer.get_vocab().items())),
+        "tokenizer": _hash(identity_of(tokenizer)),
         "data": [task.split_fingerprint(split) for split in ("train", "validation")],  # the test rows decide nothing
         "processes": distributed.world_size(),
         "settings": settings.model_dump(mode="json", exclude=_DECIDE_NOTHING) | {"precision": str(precision)},

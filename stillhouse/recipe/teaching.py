@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -120,14 +121,8 @@ def load_teaching(section: TeacherSection, task: Task[Any], stand_ins: StandIns,
     vocabularies differ.
     """
     members, tokenizer = [], None
-    if section.train is not None and not task.has_labels:
-        raise ConfigError(f"teacher.train: the data of {task.name} has no labels to fine-tune a teacher with; leave "
-                          "train out, and give a model that is trained already")
+    _require_sense(section, task)
     key = "teacher.models" if section.models else "teacher.model"
-    if (section.column or section.function) and (task.name != "text-classification" or task.problem_type !=
-                                                 "single_label_classification"):
-        raise PlanError(f"teacher.{'column' if section.column else 'function'}: probabilities of labels can only teach "
-                        f"a text classification with one label a row, not {task.name}; give a model as teacher")
     for path, training in zip(section.paths, section.trainings, strict=True):
         loaded = _load(path, training, task, stand_ins, key)
         if tokenizer is None:
@@ -138,15 +133,40 @@ def load_teaching(section: TeacherSection, task: Task[Any], stand_ins: StandIns,
     return Teaching(section, tuple(members), tokenizer)
 
 
-def _load(path: str, training: TeacherTraining | None, task: Task[Any], stand_ins: StandIns, key: str) -> Loaded:
-    if path in stand_ins:
-        return standing_in(stand_ins[path], path, key, task, seed=training.seed if training else 0)
-    with seeded(training.seed if training else 0), about(key):
-        model = task.load_model(path)
-    if training is None and not task.model_wanted.fits(model.config):
+def _require_sense(section: TeacherSection, task: Task[Any]) -> None:
+    """Raise for a way of teaching that means nothing in this task."""
+    if section.train is not None and not task.has_labels:
+        raise ConfigError(f"teacher.train: the data of {task.name} has no labels to fine-tune a teacher with; leave "
+                          "train out, and give a model that is trained already")
+    if (section.column or section.function) and (task.name != "text-classification" or task.problem_type !=
+                                                 "single_label_classification"):
+        raise PlanError(f"teacher.{'column' if section.column else 'function'}: probabilities of labels can only teach "
+                        f"a text classification with one label a row, not {task.name}; give a model as teacher")
+    if section.average == "probabilities" and task.kd_losses is not None:
+        raise ConfigError("teacher.average: probabilities are those of labels of which one is right; with this kind of "
+                          "label use average: logits")
+    if section.size > 1 and task.signal == "embedding":
+        raise ConfigError(f"teacher: the vectors of several models have no common meaning, so {section.size} teachers "
+                          f"cannot teach {task.name} together; give one")
+
+
+def _require_head(path: str, holds: Sequence[str], training: TeacherTraining | None, task: Task[Any], key: str) -> None:
+    """Raise `PlanError` for a model that was never trained for the task and is not to be."""
+    if training is None and task.has_labels and not any(name.endswith(task.head) for name in holds):
         raise PlanError(f"{key} {path!r} has no trained head for {task.name} (it holds "
-                        f"{', '.join(model.config.architectures or ['an unnamed model'])}), so it cannot teach yet; "
+                        f"{', '.join(holds) or 'an unnamed model'}), so it cannot teach yet; "
                         "add train: {epochs: 3, learning_rate: 5e-5} to the teacher, or give a fine-tuned model")
+
+
+def _load(path: str, training: TeacherTraining | None, task: Task[Any], stand_ins: StandIns, key: str) -> Loaded:
+    seed = training.seed if training else 0
+    if path in stand_ins:
+        holds = [type(stand_ins[path].model).__name__]
+        _require_head(path, holds, training, task, key)
+        return standing_in(stand_ins[path], path, key, task, seed=seed)
+    with seeded(seed), about(key):
+        model = task.load_model(path)
+    _require_head(path, model.config.architectures or [], training, task, key)
     with about(key):
         tokenizer = task.load_tokenizer(path)
     require_embeddings(model, tokenizer, f"{key} {path!r}")
@@ -169,4 +189,5 @@ def standing_in(stand_in: Loaded, path: str, key: str, task: Task[Any], *, seed:
     with about(key):
         require_fit(path, stand_in.model.config, wanted, type(stand_in.model).__name__.endswith(wanted.head))
         with seeded(seed):
-            return Loaded(with_head(stand_in.model, wanted), stand_in.tokenizer)
+            # A copy, for what is planned of one stage must not change what stands in for another.
+            return Loaded(with_head(copy.deepcopy(stand_in.model), wanted), stand_in.tokenizer)

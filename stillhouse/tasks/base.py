@@ -38,6 +38,9 @@ TextColumns = Mapping[str, Literal["text", "words", "kept"]]
 """What a row's inputs are made of, column by column."""
 
 
+Predicts = Literal["rows", "tokens", "choices", "spans"]
+
+
 class DataSpec(Section):
     """The data: files (.json, .jsonl, .csv, .tsv, .parquet, .txt, also .gz), folders or hub ids.
 
@@ -135,6 +138,10 @@ class Task(abc.ABC, Generic[Spec]):
     """What transformers calls it in the model's configuration."""
     num_heads: ClassVar[int] = 1
     """How many logits heads such a model has."""
+    predicts: ClassVar[Predicts] = "rows"
+    """What the logits are of, as `HuggingFaceAdaptor` names it."""
+    classes_are_tokens: ClassVar[bool] = False
+    """Whether a logit is that of a token, so that only models with the same token ids can be compared."""
     reads: frozenset[Key] = frozenset({LOGITS})
     """The tensors that ``judged`` reads."""
     kd_losses: tuple[str, ...] | None = None
@@ -157,6 +164,8 @@ class Task(abc.ABC, Generic[Spec]):
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
+        self.may_lack_labels = False
+        """Whether training rows need no label, for something else says what is learned from them; not in every task."""
         self.read_also: Callable[[Rows, str], Mapping[str, Sequence[Any]]] | None = None
         """Gives further columns of a split's examples, which this task does not know of."""
         self._splits: dict[str, Examples] = {}

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerBase
 
 from stillhouse.adaptors.masked_lm import MaskedLMAdaptor
-from stillhouse.errors import ConfigError, OutputError
+from stillhouse.errors import ConfigError, DataError, OutputError
 from stillhouse.metrics import masked_lm_metrics
 from stillhouse.sections.values import Share
 from stillhouse.tasks.answering import Answers
@@ -57,6 +57,8 @@ class MaskedLM(Task[MaskedLMData]):
     data = MaskedLMData
     auto_class = AutoModelForMaskedLM
     head = "ForMaskedLM"
+    predicts = "tokens"
+    classes_are_tokens = True
     metric = "accuracy"
     text_columns: ClassVar[TextColumns] = {"text": "text"}
     repeats_inputs = False
@@ -68,8 +70,12 @@ class MaskedLM(Task[MaskedLMData]):
         return MaskedLMAdaptor()
 
     def encoded(self, examples: Examples, tokenizer: PreTrainedTokenizerBase) -> EncodedSplit:
-        """Rows of token ids, other ones of them hidden each epoch. Raises `ConfigError` as `Masking` and `_rows` do."""
+        """Rows of token ids, other ones of them hidden each epoch.
+
+        Raises `ConfigError` as `Masking` and `_rows` do, and `DataError` if no row has a token that may be hidden.
+        """
         rows = _rows(examples["text"], tokenizer, self.spec)
+        _require_words(rows["input_ids"], examples["text"], tokenizer, self.spec.text)
         return EncodedSplit.of(tokenizer, rows, {}, change=Masking(tokenizer, self.spec.mask_share))
 
     def judged(self, encoded: EncodedSplit, outputs: Answers) -> Judgement:
@@ -163,6 +169,16 @@ def _rows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, spec: Masked
         for name, lists in values.items():
             columns.setdefault(name, []).extend(array("i", each) for each in lists)
     return {name: _cut(each, spec.max_length) for name, each in columns.items()} if spec.pack else columns
+
+
+def _require_words(rows: Sequence[Sequence[int]], texts: Sequence[str], tokenizer: PreTrainedTokenizerBase,
+                   column: str) -> None:
+    """Raise `DataError` unless some token may be hidden."""
+    special = set(tokenizer.all_special_ids)
+    if all(special.issuperset(row) for row in rows):
+        raise DataError(f"in none of {len(texts)} texts, such as {texts[0]!r:.80}, does the tokenizer know a word, so "
+                        f"that there is nothing to hide; set data.text (now {column!r}) to the column with the text, "
+                        "or give a model whose tokenizer knows its language")
 
 
 def _word_starts(words: Sequence[int | None]) -> list[int]:

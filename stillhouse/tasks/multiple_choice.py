@@ -42,6 +42,7 @@ class MultipleChoice(Task[MultipleChoiceData]):
     data = MultipleChoiceData
     auto_class = AutoModelForMultipleChoice
     head = "ForMultipleChoice"
+    predicts = "choices"
     metric = "accuracy"
     answers_rows = True
     text_columns: ClassVar[TextColumns] = {"question": "text", "choices": "kept"}
@@ -92,7 +93,7 @@ class MultipleChoice(Task[MultipleChoiceData]):
         return numbers
 
     def adaptor(self) -> HuggingFaceAdaptor:
-        return HuggingFaceAdaptor("choices")
+        return HuggingFaceAdaptor(self.predicts)
 
     def encoded(self, examples: Examples, tokenizer: PreTrainedTokenizerBase) -> EncodedSplit:
         num_choices = self.num_choices

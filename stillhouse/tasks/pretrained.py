@@ -27,6 +27,10 @@ from stillhouse.tasks.data_files import is_path
 from stillhouse.tasks.model_paths import resolved
 
 _LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
+_COUNTS_FROM_PADDING = frozenset({
+    "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet",
+    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"})
+"""The families whose first token has the position behind the number of the padding token."""
 _NO_NAME = re.compile(r"(LABEL_)?\d+")
 
 
@@ -169,9 +173,20 @@ def _loaded(auto_class: Any, what: str, path: str, **arguments: Any) -> Any:
 
 def _check_length(path: str, config: Any, max_length: int) -> None:
     positions = getattr(config, "max_position_embeddings", None)
-    if isinstance(positions, int) and 0 < positions < max_length:
-        raise PlanError(f"data.max_length is {max_length}, but model {path!r} reads at most {positions} tokens; set "
-                        f"data.max_length to {positions} or less")
+    if not isinstance(positions, int) or positions <= 0:
+        return
+    longest = positions - _first_position(config)
+    if longest < max_length:
+        raise PlanError(f"data.max_length is {max_length}, but model {path!r} reads at most {longest} tokens; set "
+                        f"data.max_length to {longest} or less")
+
+
+def _first_position(config: Any) -> int:
+    """The number of position embeddings that stand before that of a row's first token."""
+    if config.model_type not in _COUNTS_FROM_PADDING:
+        return 0
+    padding = 1 if config.model_type == "mpnet" else config.pad_token_id  # MPNet's models do not read the setting
+    return 0 if padding is None else int(padding) + 1
 
 
 def _check_head(path: str, config: Any, names: Sequence[str]) -> None:

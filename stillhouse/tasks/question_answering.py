@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, final
 
 import numpy as np
 from pydantic import Field, model_validator
+from torch import Tensor
 from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerBase
 from typing_extensions import Self
 
@@ -87,6 +89,7 @@ class QuestionAnswering(Task[QuestionAnsweringData]):
     data = QuestionAnsweringData
     auto_class = AutoModelForQuestionAnswering
     head = "ForQuestionAnswering"
+    predicts = "spans"
     metric = "f1"
     num_heads = 2
     text_columns: ClassVar[TextColumns] = {"question": "text", "context": "kept"}
@@ -101,13 +104,15 @@ class QuestionAnswering(Task[QuestionAnsweringData]):
         return Examples({"question": questions, "context": contexts, "answers": answers})
 
     def adaptor(self) -> HuggingFaceAdaptor:
-        return HuggingFaceAdaptor("spans")
+        return HuggingFaceAdaptor(self.predicts)
 
     def encoded(self, examples: Examples, tokenizer: PreTrainedTokenizerBase) -> EncodedSplit:
         spec, contexts, answers = self.spec, examples["context"], examples["answers"]
         windows = cut(tokenizer, examples["question"], contexts, max_length=spec.max_length, stride=spec.stride,
                       max_question_length=spec.max_question_length)
-        positions = located(windows, [_first_span(answer) for answer in answers])
+        spans = [_first_span(answer) for answer in answers]
+        positions = located(windows, spans)
+        _warn_of_cut_answers(windows, spans, positions, spec)
         gold = [None if answer is None else answer["text"] for answer in answers]
         return EncodedSplit.of(tokenizer, windows.tokens,
                                {"start_positions": positions[:, 0], "end_positions": positions[:, 1]},
@@ -152,6 +157,19 @@ def _first_span(answer: dict[str, Any] | None) -> Span | None:
     text, start = answer["text"][0], answer["answer_start"][0]
     begin = start + len(text) - len(text.lstrip())
     return begin, begin + len(text.strip())
+
+
+def _warn_of_cut_answers(windows: Windows, spans: Sequence[Span | None], positions: Tensor,
+                         spec: QuestionAnsweringData) -> None:
+    """Say how many answers no window holds as a whole, so that every window of them says that there is none."""
+    asked = np.array([span is not None and span[0] < span[1] for span in spans], dtype=bool)
+    held = np.zeros(len(spans), dtype=bool)
+    held[windows.questions[positions[:, 0].numpy() != windows.no_answer]] = True
+    num_cut = int((asked & ~held).sum())
+    if num_cut:
+        warnings.warn(f"{num_cut} of {int(asked.sum())} answers are cut by every row of their context, so that these "
+                      "questions are learnt as if they had no answer; raise data.stride to the tokens of the longest "
+                      f"answer (it is {spec.stride}), or data.max_length (it is {spec.max_length})", stacklevel=4)
 
 
 def _judged_windows(windows: Windows, rows: Sequence[int], features: Features,

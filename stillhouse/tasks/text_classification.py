@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, final
@@ -12,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from stillhouse.adaptors import HuggingFaceAdaptor
-from stillhouse.errors import OutputError
+from stillhouse.errors import DataError, OutputError
 from stillhouse.losses import BinaryLabels, HardLabels, Loss, SquaredError
 from stillhouse.metrics import classification_metrics, multi_label_metrics, regression_metrics
 from stillhouse.sections.values import LabelNames
@@ -73,8 +74,22 @@ class TextClassification(Task[TextClassificationData]):
         columns: dict[str, Sequence[Any]] = {"text": texts(rows, spec.text)}
         if spec.text_pair is not None:
             columns["text_pair"] = texts(rows, spec.text_pair)
-        columns["label"] = self._label_column(rows)
+        columns["label"] = self._labels_where_given(rows) if self.may_lack_labels and split == "train" else (
+            self._label_column(rows))
         return Examples(columns)
+
+    def _labels_where_given(self, rows: Rows) -> Sequence[Any]:
+        """The label of each row, None where there is none or no such column."""
+        values = rows.columns.get(self.spec.label, [None] * len(rows))
+        labelled = [index for index, value in enumerate(values) if value not in (None, "")]
+        if not labelled and self.spec.label_names is None:
+            raise DataError(f"{rows.source}: no row has a label in column {self.spec.label!r}, so there is nothing to "
+                            "take the names of the labels from; list them in data.label_names")
+        places = labelled if rows.places is None else [rows.places[index] for index in labelled]
+        given = {self.spec.label: [values[index] for index in labelled]}
+        part = dataclasses.replace(rows, columns=given, places=places)
+        found = dict(zip(labelled, self._label_column(part), strict=True))
+        return [found.get(index) for index in range(len(rows))]
 
     def _label_column(self, rows: Rows) -> Sequence[Any]:
         """A number a row; with several labels, a list of 0 and 1 a row."""
@@ -88,7 +103,7 @@ class TextClassification(Task[TextClassificationData]):
         return self._labels.sets(rows) if several else self._labels.numbers(rows)
 
     def adaptor(self) -> HuggingFaceAdaptor:
-        return HuggingFaceAdaptor("rows")
+        return HuggingFaceAdaptor(self.predicts)
 
     def hard_loss(self) -> Loss:
         if self.kind == "single":

@@ -65,6 +65,7 @@ class TokenClassification(Task[TokenClassificationData]):
     data = TokenClassificationData
     auto_class = AutoModelForTokenClassification
     head = "ForTokenClassification"
+    predicts = "tokens"
     text_columns: ClassVar[TextColumns] = {"tokens": "words"}
     label_columns = ("tags",)
 
@@ -88,7 +89,7 @@ class TokenClassification(Task[TokenClassificationData]):
         return Examples({"tokens": tokens, "tags": tags})
 
     def adaptor(self) -> HuggingFaceAdaptor:
-        return HuggingFaceAdaptor("tokens")
+        return HuggingFaceAdaptor(self.predicts)
 
     def encoded(self, examples: Examples, tokenizer: PreTrainedTokenizerBase) -> EncodedSplit:
         words = [_as_in_text(row, tokenizer) for row in examples["tokens"]]

@@ -111,8 +111,9 @@ class EnsembleTeacher(TeacherSource):
         return [dataclasses.replace(batch, teacher_outputs=own) for own in outputs]
 
     def _mean(self, logits: torch.Tensor) -> torch.Tensor:
-        weights = torch.tensor(self.weights, dtype=logits.dtype, device=logits.device)
-        weights = weights.reshape(-1, *[1] * (logits.dim() - 1))
+        counts = [number for number, weight in enumerate(self.weights) if weight]  # 0 times minus infinity is no number
+        weights = torch.tensor([self.weights[number] for number in counts], dtype=logits.dtype, device=logits.device)
+        weights, logits = weights.reshape(-1, *[1] * (logits.dim() - 1)), logits[counts]
         if self.average == "logits":
             return (weights * logits).sum(dim=0)
         return (weights.log() + logits.log_softmax(dim=-1)).logsumexp(dim=0)

@@ -11,14 +11,16 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from transformers import BertTokenizer
 
-from stillhouse.errors import ConfigError, PlanError
+from stillhouse.errors import ConfigError, DataError, PlanError
 from stillhouse.presets import TEACHER_FUNCTIONS, register_new
 from stillhouse.recipe import Recipe, plan, run
 from stillhouse.recipe.prepare import prepare
+from stillhouse.tasks.pretrained import quiet_transformers
 from stillhouse.types import LOGITS, Batch, Key
 
-from .conftest import LABELS, MakeRecipe, make_rows, save_encoder
+from .conftest import LABELS, WORDS, MakeRecipe, make_rows, save_encoder
 
 SHORT = {"epochs": 2, "precision": "fp32", "learning_rate": 3e-3, "batch_size": 16}
 
@@ -92,6 +94,70 @@ def test_rows_without_soft_labels_only_learn_their_labels(
         prepare(refusing)
 
 
+def test_labels_may_be_missing_where_there_are_soft_labels(
+    make_recipe: MakeRecipe, soft_data: dict[str, str], encoder: str
+) -> None:
+    rows = make_rows("train")
+    mixed = [{"text": row["text"], "colour": row["colour"] if number % 2 else None, "soft": soft_labels(row)}
+             for number, row in enumerate(rows)]
+    Path(soft_data["train"]).write_text("".join(json.dumps(row) + "\n" for row in mixed))
+    prepared = prepare(numbers_recipe(make_recipe, soft_data, encoder))
+    assert prepared.splits["train"].rows["labels"].ge(0).tolist() == [bool(number % 2) for number in range(len(rows))]
+    without = {name: path for name, path in soft_data.items() if name != "validation"}
+    values = numbers_recipe(make_recipe, soft_data, encoder).as_dict()
+    values["data"] = {key: value for key, value in values["data"].items() if key != "validation"}
+    with pytest.raises(DataError, match="give rows with labels"):
+        prepare(Recipe.from_dict(values))
+    mixed[0]["soft"] = None
+    Path(without["train"]).write_text("".join(json.dumps(row) + "\n" for row in mixed))
+    with pytest.raises(DataError, match="1 of 96 rows have neither a label nor soft labels"):
+        prepare(numbers_recipe(make_recipe, soft_data, encoder))
+
+
+def test_evaluation_data_may_have_the_column_empty(
+    make_recipe: MakeRecipe, soft_data: dict[str, str], encoder: str
+) -> None:
+    rows = [{**row, "soft": None} for row in make_rows("validation")]
+    Path(soft_data["validation"]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepare(numbers_recipe(make_recipe, soft_data, encoder, teacher={"column": "soft", "rows_without": "refuse"}))
+
+
+def test_a_function_without_a_version_is_kept_in_memory_and_refuses_a_folder(
+    make_recipe: MakeRecipe, soft_data: dict[str, str], encoder: str, asked: list[str], tmp_path: Path
+) -> None:
+    def recipe(cache: str) -> Recipe:
+        return numbers_recipe(make_recipe, soft_data, encoder, cache=cache, teacher={"function": "by_heart"})
+
+    assert "in memory" in plan(recipe("auto")) and "has no version" in plan(recipe("auto")) and not asked
+    with pytest.raises(ConfigError, match="add version"):
+        plan(recipe(f"{tmp_path}/answers"))
+
+
+def test_a_student_that_reads_otherwise_does_not_change_the_teacher(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    lower = save_encoder(tmp_path / "lower")
+    cased = save_encoder(tmp_path / "cased")
+    with quiet_transformers():
+        BertTokenizer(vocab={word: number for number, word in enumerate(WORDS)}, do_lower_case=False,
+                      ).save_pretrained(cased)
+    data = {}
+    for split in ("train", "validation", "test"):
+        rows = [{**row, "text": row["text"].upper()} for row in make_rows(split)]
+        data[split] = str(tmp_path / f"upper-{split}.jsonl")
+        Path(data[split]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = make_recipe(teacher={"model": lower, "train": SHORT}, student={"model": cased}, data=data,
+                         distillation={"matches": None})
+    prepared = prepare(Recipe.from_dict(recipe))
+    batch = prepared.distilling.reading.train.batch([0, 1])
+    assert batch["student"]["input_ids"].eq(WORDS.index("[UNK]")).sum() > 0
+    assert batch["teacher"]["input_ids"].eq(WORDS.index("[UNK]")).sum() == 0
+    assert prepared.teacher_ground.train.batch([0])["input_ids"].eq(WORDS.index("[UNK]")).sum() == 0
+    entries = []
+    for path in (lower, cased):
+        found = prepare(Recipe.from_dict({**recipe, "teacher": {"model": path, "train": SHORT}}))
+        entries.append(found.teaching.members[0].entry)
+    assert entries[0] is not None and entries[1] is not None and entries[0].folder != entries[1].folder
+
+
 def test_a_function_teaches_as_the_same_numbers_in_a_column_do_and_is_asked_once(
     make_recipe: MakeRecipe, soft_data: dict[str, str], encoder: str, console: Console, tmp_path: Path, asked: list[str]
 ) -> None:
@@ -115,7 +181,8 @@ def test_a_function_with_a_version_is_not_asked_by_a_later_run(
                                 teacher={"function": "by_heart", "version": "1"}, training={"epochs": 1})
         return int(run(recipe, console=console).metrics["teacher_forwards"]["distillation"])
 
-    assert (once("first"), once("second")) == (len(make_rows("train")), 0)
+    judged = {row["text"] for split in ("validation", "test") for row in make_rows(split)}  # it was asked for these first
+    assert (once("first"), once("second")) == (len({row["text"] for row in make_rows("train")} - judged), 0)
 
 
 def test_teachers_of_several_seeds_answer_with_their_mean(
@@ -152,13 +219,23 @@ def test_layers_of_several_teachers_are_those_of_the_one_that_is_named(make_reci
 def test_teachers_with_other_vocabularies_do_not_teach_together(
     make_recipe: MakeRecipe, encoder: str, tmp_path: Path
 ) -> None:
-    from .conftest import WORDS
-
     other = save_encoder(tmp_path / "other", [*WORDS[:5], *(2 * letter for letter in WORDS[5:])])
     recipe = Recipe.from_dict(make_recipe(teacher={"models": [encoder, other], "train": SHORT},
                                           distillation={"matches": None}))
     with pytest.raises(PlanError, match="the teachers' vocabularies are not the same"):
         prepare(recipe)
+
+
+@pytest.mark.parametrize("kind", ["multi", "regression"])
+def test_probabilities_are_not_averaged_where_labels_do_not_compete(make_recipe: MakeRecipe, encoder: str, kind: str,
+                                                                    tmp_path: Path) -> None:
+    rows = [{"text": row["text"], "colour": [row["colour"]] if kind == "multi" else 1.0} for row in make_rows("train")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = make_recipe(teacher={"model": encoder, "train": SHORT, "seeds": [0, 1], "average": "probabilities"},
+                         distillation={"matches": None})
+    values["data"] = {"train": str(tmp_path / "rows.jsonl"), "label": "colour", "labels": kind, "max_length": 16}
+    with pytest.raises(ConfigError, match="use average: logits"):
+        prepare(Recipe.from_dict(values))
 
 
 @pytest.mark.parametrize(("changes", "expected"), [

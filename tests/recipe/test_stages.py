@@ -12,6 +12,7 @@ from rich.console import Console
 
 from stillhouse.errors import ConfigError, PlanError
 from stillhouse.recipe import Recipe, load_recipe, plan, run
+from stillhouse.recipe.stages import prepared_stages
 
 from .conftest import LABELS, WORDS, MakeRecipe, save_encoder
 
@@ -133,3 +134,23 @@ def test_a_stage_that_is_not_there_is_an_error(
     path = write_stages(tmp_path / "recipe.yaml", make_recipe(stages=stages))
     with pytest.raises(ConfigError, match=expected):
         load_recipe(path, stage="fist")
+
+
+def test_stages_that_build_on_one_do_not_change_it(make_recipe: MakeRecipe) -> None:
+    trimmed = {"run": "first", "vocabulary": "trimmed"}
+    recipe = Recipe.from_dict(make_recipe(stages=[
+        {"name": "first"}, {"name": "second", "student": trimmed}, {"name": "third", "student": trimmed}]))
+    first, second, third = prepared_stages(recipe)
+    assert second.student.config.vocab_size == third.student.config.vocab_size <= first.student.config.vocab_size
+    assert first.student is not second.student
+
+
+def test_a_stage_without_the_task_s_head_cannot_teach_it(make_recipe: MakeRecipe, encoder: str, tmp_path: Path) -> None:
+    (tmp_path / "plain.txt").write_text("a b c\nd e f\ng h i")
+    values = make_recipe(distillation={"matches": None})
+    data = values.pop("data")
+    values["stages"] = [
+        {"name": "plain", "task": "masked-lm", "data": {"train": str(tmp_path / "plain.txt"), "max_length": 16}},
+        {"name": "colours", "data": data, "teacher": {"run": "plain"}}]
+    with pytest.raises(PlanError, match=r"BertForMaskedLM.*so it cannot teach yet"):
+        plan(Recipe.from_dict(values))

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from stillhouse.teachers.stores.base import CorruptRecordError, SignalStore
 from stillhouse.teachers.stores.memory import MemoryStore
-from stillhouse.teachers.stores.records import decode, encode
+from stillhouse.teachers.stores.records import decode, encode, record_bytes
 
 if TYPE_CHECKING:
     from stillhouse.teachers.stores.lmdb_store import LmdbStore
 
-__all__ = ["CorruptRecordError", "LmdbStore", "MemoryStore", "SignalStore", "decode", "encode"]
+__all__ = ["CorruptRecordError", "LmdbStore", "MemoryStore", "SignalStore", "decode", "encode", "record_bytes"]
 
 
 def __getattr__(name: str) -> Any:

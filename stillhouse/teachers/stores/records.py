@@ -78,6 +78,12 @@ def encode(tensors: Sequence[Tensor]) -> bytes:
     return bytes(record)
 
 
+def record_bytes(shapes: Sequence[Sequence[int]], dtype: torch.dtype) -> int:
+    """The length of a record of tensors of these shapes and one type."""
+    values = sum(_padded(math.prod(shape) * dtype.itemsize) for shape in shapes)
+    return _BODY_START + sum(_TENSOR.size + 8 * len(shape) for shape in shapes) + values
+
+
 def decode(data: bytes | memoryview) -> list[Tensor]:
     """The tensors of a record, on the CPU, bit for bit and writable; they share one block of memory, never ``data``'s.
 
