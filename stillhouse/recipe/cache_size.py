@@ -47,8 +47,9 @@ class AnswerSizes:
         """All rows' answers for the keys, kept in a type."""
         keys = list(keys)
         lengths, counts = np.unique(self.lengths, return_counts=True)
-        return round(sum(count * self._row_bytes(key, length, dtype, on_disk)
-                         for length, count in zip(lengths.tolist(), counts.tolist(), strict=True) for key in keys))
+        total: float = sum(count * self._row_bytes(key, length, dtype, on_disk)
+                           for length, count in zip(lengths.tolist(), counts.tolist(), strict=True) for key in keys)
+        return round(total)
 
     def _row_bytes(self, key: Key, length: int, dtype: torch.dtype, on_disk: bool) -> float:
         size = record_bytes(self._shapes(key, length), dtype)

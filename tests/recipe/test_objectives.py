@@ -128,3 +128,11 @@ def test_strategy_and_shift_reach_the_loss_and_the_plain_divergence_is_watched()
     found = objective(temperature=2, temperature_strategy=["cwsm", 1], probability_shift=True)
     assert found.needs().student == {LOGITS, LABELS} and found.terms["kd_divergence"].monitored
     assert found.terms["kd"].loss.scope == "batch"
+
+
+def test_a_number_has_no_temperature_of_its_own() -> None:
+    section = DistillationSection.model_validate({"temperature_strategy": ["cwsm", 1]})
+    distillation_objective(section, TASK, config(4, 8), config(2, 8))
+    number = TextClassification(TextClassificationData(train="x", labels="regression"))
+    with pytest.raises(ConfigError, match="here the label is a number, which has none; leave temperature_strategy out"):
+        distillation_objective(section, number, config(4, 8), config(2, 8))

@@ -297,3 +297,18 @@ def test_a_failing_first_stage_leaves_no_empty_folders(
     with pytest.raises(NonFiniteLossError):
         run(recipe, console=console)
     assert not (tmp_path / "deep").exists()
+
+
+def test_nothing_is_kept_of_a_teacher_that_is_worse_than_none(
+    make_recipe: MakeRecipe, console: Console, tmp_path: Path
+) -> None:
+    """Scores of the test data are the other way round, so that the correlation of what was learned is negative."""
+    for split, sign in (("train", 1), ("validation", -1)):
+        rows = [{"text": row["text"], "score": sign * (ord(row["text"][0]) - 101) / 3} for row in make_rows(split)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = make_recipe(distillation={"temperature": None, "matches": None}, training={"epochs": 1})
+    values["data"] = {"train": str(tmp_path / "train.jsonl"), "validation": str(tmp_path / "train.jsonl"),
+                      "test": str(tmp_path / "validation.jsonl"), "label": "score", "labels": "regression",
+                      "max_length": 16}
+    metrics = run(Recipe.from_dict(values), console=console).metrics
+    assert metrics["teacher"]["spearman"] < 0 and metrics["retention"] is None

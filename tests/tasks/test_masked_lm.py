@@ -247,10 +247,17 @@ def test_two_models_are_asked_the_same(made: Any, tokenizer: Any, model: Any) ->
     assert 0 <= ours.agreement(theirs) <= 1 and ours.agreement(ours) == 1
 
 
-def test_texts_without_a_word_cannot_be_judged(made: Any, write: Write, tokenizer: Any, model: Any) -> None:
-    task = made(validation=write("rows.jsonl", {"text": "xyz"}))
-    with pytest.raises(DataError, match="no masked tokens to score"):
-        task.evaluate(model, task.encode("validation", tokenizer))
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("pack", [True, False])
+def test_texts_without_a_word_are_refused_before_anything_is_trained(made: Any, write: Write, tokenizer: Any,
+                                                                     split: str, pack: bool) -> None:
+    rows = [{"text": "xyz"}, {"text": "z [SEP]"}]
+    task = made(**{split: write("rows.jsonl", *rows)}, pack=pack)
+    with pytest.raises(DataError, match="in none of 2 texts, such as 'xyz', does the tokenizer know a word"):
+        task.encode(split, tokenizer)
+    one = made(**{split: write("one.jsonl", *rows, {"text": "xyz a"})}, pack=pack)
+    batch = (encoded := one.encode(split, tokenizer)).batch(range(len(encoded)))
+    assert batch["labels"].ge(0).sum() == 1
 
 
 def test_answers_of_another_shape_are_refused(made: Any, tokenizer: Any) -> None:

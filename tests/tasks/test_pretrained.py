@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoConfig,
+    AutoModel,
     AutoModelForMaskedLM,
     AutoModelForMultipleChoice,
     AutoModelForQuestionAnswering,
@@ -28,6 +30,7 @@ from stillhouse.tasks.pretrained import (
     load_model,
     load_tokenizer,
     quiet_transformers,
+    require_fit,
     save_pretrained,
     with_head,
 )
@@ -172,6 +175,49 @@ def test_settings_come_back_after_an_error() -> None:
 def test_rows_longer_than_the_model_reads_are_refused(encoder: str) -> None:
     with pytest.raises(PlanError, match=r"max_length is 33, but model .* reads at most 32 tokens"):
         load_model(encoder, wanted(max_length=33))
+
+
+SIZES = {"vocab_size": 20, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8,
+         "max_position_embeddings": 16, "pad_token_id": 3, "bos_token_id": 0, "eos_token_id": 2}
+OTHER_SIZES: dict[str, dict[str, Any]] = {
+    "longformer": {"attention_window": [4]}, "layoutlmv3": {"visual_embed": False, "coordinate_size": 4,
+                                                            "shape_size": 4},
+    "esm": {"position_embedding_type": "absolute", "mask_token_id": 4, "token_dropout": False},
+    "xmod": {"languages": ["en_XX"], "default_language": "en_XX"}, "luke": {"entity_vocab_size": 5,
+                                                                            "entity_emb_size": 4},
+    "markuplm": {"xpath_unit_hidden_size": 2}}
+
+
+@pytest.mark.parametrize("family", [
+    "bert", "electra", "distilbert", "deberta-v2", "roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text",
+    "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "roberta-prelayernorm", "xlm-roberta-xl",
+    "xmod"])
+def test_the_longest_row_that_is_let_in_is_the_longest_that_a_family_reads(family: str) -> None:
+    config = AutoConfig.for_model(family, **SIZES, **OTHER_SIZES.get(family, {}))
+    with quiet_transformers():
+        model = AutoModel.from_config(config).eval()
+
+    def is_let_in(length: int) -> bool:
+        try:
+            require_fit("m", config, wanted((), max_length=length))
+        except PlanError as error:
+            assert f"max_length is {length}, but model 'm' reads at most {longest(length)} tokens" in str(error)
+            return False
+        return True
+
+    def longest(refused: int) -> int:
+        return max(length for length in range(2, refused) if is_let_in(length))
+
+    def is_read(length: int) -> bool:
+        try:
+            with torch.no_grad():
+                model(input_ids=torch.full((1, length), 5))
+        except (IndexError, RuntimeError):
+            return False
+        return True
+
+    lengths = range(10, 18)
+    assert [is_let_in(length) for length in lengths] == [is_read(length) for length in lengths]
 
 
 @pytest.mark.parametrize("load", [lambda path: load_model(path, wanted()), load_tokenizer])

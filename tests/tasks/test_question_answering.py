@@ -135,6 +135,35 @@ def test_training_takes_the_first_answer_without_spaces_around_it(
     assert task.judged(encoded, said(encoded, perfect)).answers.tolist() == ["c d"]
 
 
+def test_answers_that_no_row_holds_as_a_whole_are_counted(
+    spec: Callable[..., QuestionAnsweringData], encoder: str, write: Write
+) -> None:
+    """Of 24 tokens 20 are the context's, of which rows share 6: an answer of 10 is whole only by chance."""
+    letters = "abcdefghij" * 5
+
+    def row(first: int, num: int) -> dict[str, Any]:
+        gold = {"text": [" ".join(letters[first : first + num])], "answer_start": [2 * first]}
+        return {"question": "a", "context": " ".join(letters), "answers": gold}
+
+    data = [row(2, 10), row(12, 10), row(0, 30), row(17, 5), {**row(0, 1), "answers": []}]
+    path = write("long.jsonl", *data)
+
+    def encoded(**changes: Any) -> EncodedSplit:
+        task = loaded(spec(train=path, no_answer=True, **changes))
+        return task.encode("train", task.load_tokenizer(encoder))
+
+    with pytest.warns(UserWarning, match=r"2 of 4 answers are cut by every.*data\.stride.*\(it is 6\)") as warned:
+        found = encoded()
+    assert len(warned) == 1
+    windows = found.details.windows
+    silent = [question for question in range(5)
+              if not found.rows["start_positions"][windows.questions == question].any()]
+    assert silent == [1, 2, 4]
+    with pytest.warns(UserWarning, match="1 of 4 answers"):
+        encoded(stride=12)
+    encoded(max_length=60)
+
+
 @pytest.mark.parametrize("no_answer", [False, True])
 def test_the_answer_is_the_best_span_of_all_windows(
     spec: Callable[..., QuestionAnsweringData], encoder: str, no_answer: bool

@@ -233,6 +233,19 @@ def test_an_ensemble_of_half_precision_teachers_averages_in_full_precision() -> 
     assert answer[0, 0].item() == pytest.approx(expected.item(), abs=1e-6)
 
 
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_a_member_without_weight_says_nothing_not_even_minus_infinity(average: Any) -> None:
+    def member(*logits: float) -> LiveTeacher:
+        return LiveTeacher(nn.Identity(), FunctionAdaptor(lambda batch, outputs: {"logits": torch.tensor([logits])}))
+
+    forbidding = member(-torch.inf, 1.0, 2.0)
+    source = EnsembleTeacher([member(3.0, 1.0, 2.0), forbidding, member(1.0, 1.0, 4.0)], [1.0, 0.0, 1.0], average)
+    without = EnsembleTeacher([member(3.0, 1.0, 2.0), member(1.0, 1.0, 4.0)], [1.0, 1.0], average)
+    batch, keys = Batch(torch.zeros(1), torch.zeros(1)), frozenset({LOGITS})
+    answer = source.signals(batch, keys)[LOGITS]
+    assert answer.isfinite().all() and answer.equal(without.signals(batch, keys)[LOGITS])
+
+
 def test_members_that_also_give_labels_can_be_averaged() -> None:
     def with_labels(batch: Any, outputs: Tensor) -> dict[str, Any]:
         return {"logits": outputs, "labels": batch["input_ids"]}

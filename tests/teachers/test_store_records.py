@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stillhouse.errors import StoreError
-from stillhouse.teachers.stores import CorruptRecordError, decode, encode
+from stillhouse.teachers.stores import CorruptRecordError, decode, encode, record_bytes
 
 INTEGERS = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -24,6 +24,12 @@ def test_every_dtype_and_shape_survives_bit_for_bit(dtype: torch.dtype, shape: t
     (after,) = decode(encode([before]))
     assert (after.dtype, after.shape) == (dtype, before.shape)
     assert after.reshape(-1).view(torch.uint8).equal(before.reshape(-1).view(torch.uint8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool], ids=str)
+@pytest.mark.parametrize("shapes", [[()], [(3, 0)], [(5,), (5,)], [(2, 3, 7), ()]], ids=str)
+def test_the_length_of_a_record_is_known_before_it_is_made(shapes: list[tuple[int, ...]], dtype: torch.dtype) -> None:
+    assert record_bytes(shapes, dtype) == len(encode([torch.zeros(shape, dtype=dtype) for shape in shapes]))
 
 
 def test_special_floats_keep_their_bits() -> None:
