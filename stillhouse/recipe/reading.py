@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from stillhouse.errors import DataError, PlanError
+from stillhouse.errors import ConfigError, DataError, PlanError
 from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.student_making import NewStudent
 from stillhouse.recipe.teaching import Teaching
@@ -71,6 +71,8 @@ def load_task(recipe: Recipe) -> Task[Any]:
     if untaught:
         raise DataError(f"{task.spec.train}: {untaught} of {len(train)} rows have neither a label nor soft labels; "
                         "leave them out")
+    if recipe.contrast != "none" and not any(label is not None for label in train["label"]):
+        raise ConfigError("contrast: no_teacher trains on labels, and no row of the training data has one; write none")
     if None in validation["label"]:
         raise DataError("data.validation: there is none, and rows of the training data without a label cannot stand in "
                         "for it; give rows with labels")
@@ -78,10 +80,14 @@ def load_task(recipe: Recipe) -> Task[Any]:
 
 
 def labelled_rows(task: Task[Any], train: EncodedRows, tokenizer: PreTrainedTokenizerBase) -> EncodedRows:
-    """The training rows without those that augmentation added, which have no labels; encoded again if there are any."""
-    if task.num_labelled == len(task.split("train")):
-        return train
-    return task.encoded(task.split("train").pick(range(task.num_labelled)), tokenizer)
+    """The training rows that have labels: none that augmentation added, none with soft labels alone.
+
+    They are encoded again if these are not all rows.
+    """
+    examples = task.split("train")
+    labels = [examples[name] for name in task.label_columns]
+    kept = [row for row in range(task.num_labelled) if all(column[row] is not None for column in labels)]
+    return train if len(kept) == len(examples) else task.encoded(examples.pick(kept), tokenizer)
 
 
 def _soft_label_reader(recipe: Recipe, task: Task[Any]) -> Any:

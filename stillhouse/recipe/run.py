@@ -148,9 +148,10 @@ class _Execution:
     def _without_teacher(self, model: PreTrainedModel) -> PhaseRecord:
         """Train on the labels alone, for as many steps."""
         prepared, settings = self.prepared, self.prepared.recipe.training
-        if prepared.augmented:  # the rows with labels alone are fewer; the steps stay as many
+        ground = prepared.contrast_ground
+        if len(ground.train) < len(prepared.ground.train):  # fewer rows have labels; the steps stay as many
             settings = settings.model_copy(update={"epochs": None, "steps": prepared.total_steps})
-        record = train(supervised_plan(prepared.task, model), settings, prepared.precision, prepared.contrast_ground,
+        record = train(supervised_plan(prepared.task, model), settings, prepared.precision, ground,
                        self.folder.phase("contrast", self.watch.sinks_of("without teacher")))
         self.seconds["contrast"] = record.seconds_s
         return record

@@ -103,11 +103,19 @@ def test_labels_may_be_missing_where_there_are_soft_labels(
     Path(soft_data["train"]).write_text("".join(json.dumps(row) + "\n" for row in mixed))
     prepared = prepare(numbers_recipe(make_recipe, soft_data, encoder))
     assert prepared.splits["train"].rows["labels"].ge(0).tolist() == [bool(number % 2) for number in range(len(rows))]
+    labelled = prepared.contrast_ground.train.batch(range(len(rows) // 2))["labels"]
+    assert len(prepared.contrast_ground.train) == len(rows) // 2 and labelled.ge(0).all()
     without = {name: path for name, path in soft_data.items() if name != "validation"}
     values = numbers_recipe(make_recipe, soft_data, encoder).as_dict()
     values["data"] = {key: value for key, value in values["data"].items() if key != "validation"}
     with pytest.raises(DataError, match="give rows with labels"):
         prepare(Recipe.from_dict(values))
+    unlabelled = [{**row, "colour": None} for row in mixed]
+    Path(without["train"]).write_text("".join(json.dumps(row) + "\n" for row in unlabelled))
+    recipe = numbers_recipe(make_recipe, soft_data, encoder, contrast="no_teacher")
+    data = recipe.data.model_copy(update={"label_names": LABELS})
+    with pytest.raises(ConfigError, match="contrast: no_teacher trains on labels"):
+        prepare(recipe.model_copy(update={"data": data}))
     mixed[0]["soft"] = None
     Path(without["train"]).write_text("".join(json.dumps(row) + "\n" for row in mixed))
     with pytest.raises(DataError, match="1 of 96 rows have neither a label nor soft labels"):
