@@ -66,7 +66,7 @@ def tensors_of(kind: type[MatchLoss], seed: int) -> list[Tensor]:
 
 
 def test_every_published_name_is_there() -> None:
-    assert set(KD_LOSS_MAP) == {"ce", "mse", "forward_kl"}
+    assert set(KD_LOSS_MAP) == {"ce", "mse", "forward_kl", "bernoulli_kl"}
     assert {"hidden_mse", "cos", "pkd", "fsp", "gram", "nst", "mmd", "attention_mse", "attention_mse_sum",
             "attention_ce", "attention_ce_mean", "emd", "emd_cost_attention"} == set(MATCH_LOSS_MAP)
     assert set(PROJ_MAP) == {"linear", "relu", "tanh"} and presets.FEATURES == ["hidden", "attention"]
@@ -80,7 +80,9 @@ def published_kd(name: str, student: Tensor, teacher: Tensor, temperature: Tenso
     s, t = student / temperature, teacher / temperature
     p, logq = t.exp() / t.exp().sum(-1, keepdim=True), s - s.exp().sum(-1, keepdim=True).log()
     each = {"ce": -(p * logq).sum(-1), "mse": (s - t).square().sum(-1) / s.shape[-1],
-            "forward_kl": (p * (p.log() - logq)).sum(-1) * temperature.squeeze(-1) ** 2}
+            "forward_kl": (p * (p.log() - logq)).sum(-1) * temperature.squeeze(-1) ** 2,
+            "bernoulli_kl": sum((a * (a.log() - b.log())) for a, b in (
+                (t.sigmoid(), s.sigmoid()), (1 - t.sigmoid(), 1 - s.sigmoid()))).mean(-1) * temperature.squeeze(-1) ** 2}
     return each[name].mean()
 
 

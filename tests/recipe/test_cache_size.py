@@ -111,7 +111,9 @@ def test_the_estimate_is_what_the_stores_take(
         assert sizes.total_bytes(keys, dtype, on_disk=False) == memory.size_bytes()
     with LmdbStore(tmp_path / "store") as disk:
         filled(source, disk, task, encoded, frozenset(keys), dtype)
-    assert sizes.total_bytes(keys, dtype, on_disk=True) == pytest.approx(content_bytes(tmp_path / "store"), rel=0.2)
+    few_pages = 3 * 4096  # what a small store has to spare depends on the order in which its pages were filled
+    assert sizes.total_bytes(keys, dtype, on_disk=True) == pytest.approx(content_bytes(tmp_path / "store"), rel=0.2,
+                                                                         abs=few_pages)
 
 
 def test_each_of_several_teachers_has_logits_of_its_own_and_one_has_layers(encoder: str, write: Any) -> None:
