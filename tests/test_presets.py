@@ -81,9 +81,12 @@ def published_kd(name: str, student: Tensor, teacher: Tensor, temperature: Tenso
     p, logq = t.exp() / t.exp().sum(-1, keepdim=True), s - s.exp().sum(-1, keepdim=True).log()
     each = {"ce": -(p * logq).sum(-1), "mse": (s - t).square().sum(-1) / s.shape[-1],
             "forward_kl": (p * (p.log() - logq)).sum(-1) * temperature.squeeze(-1) ** 2,
-            "bernoulli_kl": sum((a * (a.log() - b.log())) for a, b in (
-                (t.sigmoid(), s.sigmoid()), (1 - t.sigmoid(), 1 - s.sigmoid()))).mean(-1) * temperature.squeeze(-1) ** 2}
+            "bernoulli_kl": _yes_or_no(t.sigmoid(), s.sigmoid()).mean(-1) * temperature.squeeze(-1) ** 2}
     return each[name].mean()
+
+
+def _yes_or_no(p: Tensor, q: Tensor) -> Tensor:
+    return p * (p.log() - q.log()) + (1 - p) * ((1 - p).log() - (1 - q).log())
 
 
 @every_kd
