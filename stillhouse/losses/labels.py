@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import abc
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -42,11 +44,8 @@ class HardLabels(Loss):
             )
 
 
-class BinaryLabels(Loss):
-    """Binary cross-entropy of each class's own logit, as a mean over classes, summed over rows; for several labels.
-
-    Logits and labels are (B, C), labels 0 or 1; a row without labels holds NaN and is left out.
-    """
+class RowLabels(Loss, abc.ABC):
+    """A loss of rows whose labels are numbers as their logits are, (B, C); a row without labels holds NaN. Abstract."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,35 +53,36 @@ class BinaryLabels(Loss):
         self.needs = Needs.of([self.key, LABELS])
         self.over = Over(Unit.ROW, "labels")
 
-    def forward(self, student: Features, teacher: Features, masks: Masks) -> Tensor:
-        logits_BC, labels_BC = _same_shape(student[self.key], student[LABELS])
-        kept_B1 = masks["labels"].ne(0)
-        with full_precision(logits_BC):
-            logits_BC = upcast(logits_BC).masked_fill(~kept_B1, 0.0)
-            wanted_BC = labels_BC.masked_fill(~kept_B1, 0.0).to(logits_BC.dtype)
-            each_BC = F.binary_cross_entropy_with_logits(logits_BC, wanted_BC, reduction="none")
-            return (each_BC * kept_B1).mean(dim=-1).sum()
-
-
-class SquaredError(Loss):
-    """Squared error of the student's one number a row, (B, 1), with the data's, (B,); NaN is no label."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.key = Key("logits", 0)
-        self.needs = Needs.of([self.key, LABELS])
-        self.over = Over(Unit.ROW, "labels")
+    @staticmethod
+    @abc.abstractmethod
+    def per_row(logits_BC: Tensor, labels_BC: Tensor) -> Tensor:
+        """The loss of each row, (B,)."""
 
     def forward(self, student: Features, teacher: Features, masks: Masks) -> Tensor:
-        numbers_B1, labels_B1 = _same_shape(student[self.key], student[LABELS].unsqueeze(-1))
+        logits_BC, labels_BC = student[self.key], student[LABELS]
+        if logits_BC.dim() == labels_BC.dim() + 1:  # one number a row
+            labels_BC = labels_BC.unsqueeze(-1)
+        if logits_BC.shape != labels_BC.shape:
+            raise OutputError(f"labels have shape {tuple(student[LABELS].shape)}, the logits {tuple(logits_BC.shape)}; "
+                              "there must be one for each number")
         ignored_B1 = masks["labels"].eq(0)
-        with full_precision(numbers_B1):
-            numbers_B1 = upcast(numbers_B1).masked_fill(ignored_B1, 0.0)
-            return (numbers_B1 - labels_B1.masked_fill(ignored_B1, 0.0).to(numbers_B1.dtype)).square().sum()
+        with full_precision(logits_BC):
+            logits_BC = upcast(logits_BC).masked_fill(ignored_B1, 0.0)
+            wanted_BC = labels_BC.masked_fill(ignored_B1, 0.0).to(logits_BC.dtype)
+            return self.per_row(logits_BC, wanted_BC).masked_fill(ignored_B1.squeeze(-1), 0.0).sum()
 
 
-def _same_shape(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    if logits.shape != labels.shape:
-        raise OutputError(f"labels have shape {tuple(labels.shape)}, the logits {tuple(logits.shape)}; there must be "
-                          "one for each number")
-    return logits, labels
+class BinaryLabels(RowLabels):
+    """Binary cross-entropy of each class's own logit, as a mean over classes, summed over rows; labels are 0 or 1."""
+
+    @staticmethod
+    def per_row(logits_BC: Tensor, labels_BC: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logits_BC, labels_BC, reduction="none").mean(dim=-1)
+
+
+class SquaredError(RowLabels):
+    """Squared error of the student's one number a row, (B, 1), with the data's, (B,), summed over rows."""
+
+    @staticmethod
+    def per_row(logits_BC: Tensor, labels_BC: Tensor) -> Tensor:
+        return (logits_BC - labels_BC).square().sum(dim=-1)

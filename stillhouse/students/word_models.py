@@ -23,7 +23,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from stillhouse.errors import PlanError
 
@@ -131,61 +131,61 @@ class _Head(PreTrainedModel, abc.ABC):
         """The linear layer."""
 
 
-class WordModelForSequenceClassification(_Head):
-    """One answer a row, from the largest and the mean value of each feature over the row's words. Abstract.
+class _Classifier(_Head):
+    """A head whose answers have labels. Abstract."""
 
-    Both poolings read every word; the last state of a recurrent student alone forgets the ends of long rows.
+    @abc.abstractmethod
+    def answered(self, states_BTH: Tensor, words_BT: Tensor, labels: Tensor | None) -> ModelOutput:
+        """Logits, and with labels the loss."""
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> ModelOutput:
+        """Logits; with ``labels`` also the mean loss."""
+        outputs = self.encoder(input_ids, attention_mask, token_type_ids, inputs_embeds, output_hidden_states,
+                               output_attentions, return_dict=True)
+        states = outputs.last_hidden_state
+        answer = self.answered(states, _words(attention_mask, states), labels)
+        answer.hidden_states = outputs.hidden_states
+        return answer
+
+
+class WordModelForSequenceClassification(_Classifier):
+    """One answer a row, (B, C), from the largest and the mean value of each feature over the row's words. Abstract.
+
+    Both poolings read every word; the last state of a recurrent student alone forgets the ends of long rows. The loss
+    is the one that the configuration's ``problem_type`` names.
     """
 
     def new_classifier(self, config: WordConfig) -> nn.Linear:
         return nn.Linear(2 * config.hidden_size, config.num_labels or 0)
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-    ) -> SequenceClassifierOutput:
-        """Logits (B, C); with ``labels`` also the mean loss that the configuration's ``problem_type`` names."""
-        outputs = self.encoder(input_ids, attention_mask, token_type_ids, inputs_embeds, output_hidden_states,
-                               output_attentions, return_dict=True)
-        states = outputs.last_hidden_state
-        pooled = _max_and_mean(states, _words(attention_mask, states))
-        logits = self.classifier(self.dropout(pooled))
+    def answered(self, states_BTH: Tensor, words_BT: Tensor, labels: Tensor | None) -> SequenceClassifierOutput:
+        logits = self.classifier(self.dropout(_max_and_mean(states_BTH, words_BT)))
         loss = None
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
-class WordModelForTokenClassification(_Head):
-    """One answer a word. Abstract."""
+class WordModelForTokenClassification(_Classifier):
+    """One answer a word, (B, T, C); labels (B, T) count where they are not -100. Abstract."""
 
     def new_classifier(self, config: WordConfig) -> nn.Linear:
         return nn.Linear(config.hidden_size, config.num_labels or 0)
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-    ) -> TokenClassifierOutput:
-        """Logits (B, T, C); with ``labels`` (B, T) also the mean cross-entropy where they are not -100."""
-        outputs = self.encoder(input_ids, attention_mask, token_type_ids, inputs_embeds, output_hidden_states,
-                               output_attentions, return_dict=True)
-        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+    def answered(self, states_BTH: Tensor, words_BT: Tensor, labels: Tensor | None) -> TokenClassifierOutput:
+        logits = self.classifier(self.dropout(states_BTH))
         loss = None if labels is None else self.loss_function(logits, labels, self.config)
-        return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+        return TokenClassifierOutput(loss=loss, logits=logits)
 
 
 class WordModelForQuestionAnswering(_Head):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from stillhouse.tasks.base import TASKS, DataSpec, Examples, Judgement, Task
+from stillhouse.tasks.base import TASKS, DataSpec, Examples, Task
 from stillhouse.tasks.batching import BucketLoader, BucketSampler, EncodedSplit, TwoSided
+from stillhouse.tasks.judgement import Judgement
 from stillhouse.tasks.masked_lm import MaskedLM, MaskedLMData
 from stillhouse.tasks.multiple_choice import MultipleChoice, MultipleChoiceData
 from stillhouse.tasks.question_answering import QuestionAnswering, QuestionAnsweringData

@@ -10,14 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, final
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse.adaptors import Adaptor
-from stillhouse.errors import DataError, OutputError
+from stillhouse.errors import DataError
 from stillhouse.losses import HardLabels, Loss
 from stillhouse.sections import Section
 from stillhouse.sections.values import Count
@@ -25,6 +24,7 @@ from stillhouse.tasks import pretrained
 from stillhouse.tasks.answering import Answers, answers
 from stillhouse.tasks.batching import BucketLoader, BucketSampler, EncodedRows, EncodedSplit
 from stillhouse.tasks.data_files import Rows, read_rows
+from stillhouse.tasks.judgement import Judgement
 from stillhouse.types import LOGITS, Key
 
 TASKS: dict[str, type[Task[Any]]] = {}
@@ -86,29 +86,6 @@ class Examples:
     def followed_by(self, more: Examples) -> Examples:
         """These rows and then others with the same columns."""
         return Examples({name: [*values, *more.columns[name]] for name, values in self.columns.items()})
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Judgement:
-    """A model's answers to one split, in the order of its rows, and how good they are."""
-
-    metrics: dict[str, float]
-    answers: np.ndarray[Any, Any]
-    """One answer or more a row: whole numbers or texts for choices, floating-point numbers for a score."""
-
-    def agreement(self, other: Judgement) -> float:
-        """How far two models answer alike, whatever is right: the share of equal answers, or the scores' correlation.
-
-        Raises `OutputError` if they did not answer the same questions.
-        """
-        if self.answers.shape != other.answers.shape or not self.answers.size:
-            raise OutputError(f"answers of {self.answers.shape} and {other.answers.shape} cannot be compared")
-        if not np.issubdtype(self.answers.dtype, np.floating):
-            return float((self.answers == other.answers).mean())
-        ours, theirs = self.answers.ravel(), other.answers.ravel()
-        constant = ours.std() == 0 or theirs.std() == 0
-        return float(np.array_equal(ours, theirs)) if constant else float(np.corrcoef(ours, theirs)[0, 1])
 
 
 class Task(abc.ABC, Generic[Spec]):

@@ -17,10 +17,11 @@ from stillhouse.errors import ConfigError, DataError, OutputError
 from stillhouse.metrics import masked_lm_metrics
 from stillhouse.sections.values import Share
 from stillhouse.tasks.answering import Answers
-from stillhouse.tasks.base import DataSpec, Examples, Judgement, Task, TextColumns
+from stillhouse.tasks.base import DataSpec, Examples, Task, TextColumns
 from stillhouse.tasks.batching import EncodedSplit
 from stillhouse.tasks.columns import texts
 from stillhouse.tasks.data_files import Rows
+from stillhouse.tasks.judgement import Judgement
 from stillhouse.tasks.tokenizing import require_room
 from stillhouse.types import LOGITS
 

@@ -13,10 +13,11 @@ from stillhouse.errors import DataError, OutputError
 from stillhouse.metrics import accuracy
 from stillhouse.sections.values import Columns
 from stillhouse.tasks.answering import Answers
-from stillhouse.tasks.base import DataSpec, Examples, Judgement, Task, TextColumns
+from stillhouse.tasks.base import DataSpec, Examples, Task, TextColumns
 from stillhouse.tasks.batching import EncodedSplit
 from stillhouse.tasks.columns import place, text_lists, texts
 from stillhouse.tasks.data_files import Rows
+from stillhouse.tasks.judgement import Judgement
 from stillhouse.tasks.tokenizing import tokenized
 from stillhouse.types import LOGITS
 

@@ -18,11 +18,12 @@ from stillhouse.errors import OutputError
 from stillhouse.metrics import cmrc_metrics, squad_metrics
 from stillhouse.sections.values import Count
 from stillhouse.tasks.answering import Answers
-from stillhouse.tasks.base import DataSpec, Examples, Judgement, Task, TextColumns
+from stillhouse.tasks.base import DataSpec, Examples, Task, TextColumns
 from stillhouse.tasks.batching import EncodedSplit
 from stillhouse.tasks.best_span import best_spans
 from stillhouse.tasks.columns import texts
 from stillhouse.tasks.data_files import Rows
+from stillhouse.tasks.judgement import Judgement
 from stillhouse.tasks.squad_rows import flattened, gold_answers
 from stillhouse.tasks.windows import Span, Windows, cut, located
 from stillhouse.types import LOGITS, Features, Key

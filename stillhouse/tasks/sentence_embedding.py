@@ -16,10 +16,11 @@ from stillhouse.errors import OutputError, PlanError
 from stillhouse.metrics import pearson, spearman
 from stillhouse.sections.values import Columns
 from stillhouse.tasks.answering import Answers
-from stillhouse.tasks.base import DataSpec, Examples, Judgement, Task, TextColumns
+from stillhouse.tasks.base import DataSpec, Examples, Task, TextColumns
 from stillhouse.tasks.batching import EncodedSplit
 from stillhouse.tasks.columns import numbers, texts
 from stillhouse.tasks.data_files import Rows
+from stillhouse.tasks.judgement import Judgement
 from stillhouse.tasks.tokenizing import tokenized
 
 

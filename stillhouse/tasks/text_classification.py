@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, final
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from stillhouse.adaptors import HuggingFaceAdaptor
 from stillhouse.errors import DataError, OutputError
-from stillhouse.losses import BinaryLabels, HardLabels, Loss, SquaredError
-from stillhouse.metrics import classification_metrics, multi_label_metrics, regression_metrics
+from stillhouse.losses import Loss
 from stillhouse.sections.values import LabelNames
 from stillhouse.tasks.answering import Answers
-from stillhouse.tasks.base import DataSpec, Examples, Judgement, Task, TextColumns
+from stillhouse.tasks.base import DataSpec, Examples, Task, TextColumns
 from stillhouse.tasks.batching import EncodedSplit
-from stillhouse.tasks.columns import numbers, texts
+from stillhouse.tasks.columns import texts
 from stillhouse.tasks.data_files import Rows
-from stillhouse.tasks.labels import Labels
+from stillhouse.tasks.judgement import Judgement
+from stillhouse.tasks.label_kinds import LABEL_KINDS
 from stillhouse.tasks.tokenizing import tokenized
 from stillhouse.types import LOGITS
-
-Kind = Literal["single", "multi", "regression"]
 
 
 class TextClassificationData(DataSpec):
@@ -38,7 +34,7 @@ class TextClassificationData(DataSpec):
     """The column with the second text, for pairs."""
     label: str = "label"
     """The column with the label: a name, or a number from 0; with several labels a list of such."""
-    labels: Kind = "single"
+    labels: Literal["single", "multi", "regression"] = "single"
     """single: one label a row; multi: any number of labels a row; regression: the label is a number to be predicted."""
     label_names: LabelNames = None
     """The names of the labels in order: a file (a JSON list, a JSON object with a list for the label column, or a name
@@ -62,12 +58,9 @@ class TextClassification(Task[TextClassificationData]):
 
     def __init__(self, spec: TextClassificationData) -> None:
         super().__init__(spec)
-        self.kind: Kind = spec.labels
-        self.metric = {"single": "accuracy", "multi": "micro_f1", "regression": "spearman"}[self.kind]
-        self.problem_type = {"single": "single_label_classification", "multi": "multi_label_classification",
-                             "regression": "regression"}[self.kind]
-        self.kd_losses = {"single": None, "multi": ("bernoulli_kl", "mse"), "regression": ("mse",)}[self.kind]
-        self._labels: Labels | None = None
+        self._labels = LABEL_KINDS[spec.labels](spec.label, spec.label_names)
+        self.metric, self.problem_type = self._labels.metric, self._labels.problem_type
+        self.kd_losses = self._labels.kd_losses
 
     def examples(self, rows: Rows, split: str) -> Examples:
         spec = self.spec
@@ -75,7 +68,8 @@ class TextClassification(Task[TextClassificationData]):
         if spec.text_pair is not None:
             columns["text_pair"] = texts(rows, spec.text_pair)
         columns["label"] = self._labels_where_given(rows) if self.may_lack_labels and split == "train" else (
-            self._label_column(rows))
+            self._labels.read(rows))
+        self.label_names = self._labels.names
         return Examples(columns)
 
     def _labels_where_given(self, rows: Rows) -> Sequence[Any]:
@@ -88,50 +82,25 @@ class TextClassification(Task[TextClassificationData]):
         places = labelled if rows.places is None else [rows.places[index] for index in labelled]
         given = {self.spec.label: [values[index] for index in labelled]}
         part = dataclasses.replace(rows, columns=given, places=places)
-        found = dict(zip(labelled, self._label_column(part), strict=True))
+        found = dict(zip(labelled, self._labels.read(part), strict=True))
         return [found.get(index) for index in range(len(rows))]
-
-    def _label_column(self, rows: Rows) -> Sequence[Any]:
-        """A number a row; with several labels, a list of 0 and 1 a row."""
-        if self.kind == "regression":
-            self.label_names = ("value",)
-            return numbers(rows, self.spec.label)
-        several = self.kind == "multi"
-        if self._labels is None:
-            self._labels = Labels.of(rows, self.spec.label, self.spec.label_names, several=several)
-            self.label_names = self._labels.names
-        return self._labels.sets(rows) if several else self._labels.numbers(rows)
 
     def adaptor(self) -> HuggingFaceAdaptor:
         return HuggingFaceAdaptor(self.predicts)
 
     def hard_loss(self) -> Loss:
-        if self.kind == "single":
-            return HardLabels()
-        return BinaryLabels() if self.kind == "multi" else SquaredError()
+        return self._labels.hard_loss()
 
     def encoded(self, examples: Examples, tokenizer: PreTrainedTokenizerBase) -> EncodedSplit:
         pairs = examples["text_pair"] if "text_pair" in examples.columns else None
         tokens = tokenized(tokenizer, examples["text"], pairs, max_length=self.spec.max_length)
-        return EncodedSplit.of(tokenizer, tokens, {"labels": self._label_tensor(examples["label"])})
-
-    def _label_tensor(self, labels: Sequence[Any]) -> Tensor:
-        """(N,), or (N, C) with several labels; -100 or NaN in rows without a label."""
-        if self.kind == "single":
-            return torch.tensor([-100 if label is None else label for label in labels])
-        none: Any = [math.nan] * len(self.label_names) if self.kind == "multi" else math.nan
-        return torch.tensor([none if label is None else label for label in labels], dtype=torch.float32)
+        return EncodedSplit.of(tokenizer, tokens, {"labels": self._labels.tensor(examples["label"])})
 
     def judged(self, encoded: EncodedSplit, outputs: Answers) -> Judgement:
         logits = torch.empty(len(encoded), len(self.label_names))
         for rows, features in outputs:
             logits[rows] = self._checked_logits(features[LOGITS], len(rows))
-        labels = encoded.rows["labels"]
-        if self.kind == "regression":
-            return Judgement(regression_metrics(logits[:, 0], labels), logits[:, 0].numpy().astype(np.float64))
-        if self.kind == "multi":
-            return Judgement(multi_label_metrics(logits, labels), logits.gt(0).long().numpy())
-        return Judgement(classification_metrics(logits, labels), logits.argmax(dim=-1).numpy())
+        return self._labels.judged(logits, encoded.rows["labels"])
 
     def _checked_logits(self, logits: Tensor, num_rows: int) -> Tensor:
         if logits.shape != (num_rows, len(self.label_names)):

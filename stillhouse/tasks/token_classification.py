@@ -17,10 +17,11 @@ from stillhouse.errors import ConfigError, DataError, OutputError
 from stillhouse.metrics import accuracy, entity_metrics, is_chunked, macro_f1
 from stillhouse.sections.values import LabelNames
 from stillhouse.tasks.answering import Answers
-from stillhouse.tasks.base import DataSpec, Examples, Judgement, Task, TextColumns
+from stillhouse.tasks.base import DataSpec, Examples, Task, TextColumns
 from stillhouse.tasks.batching import EncodedSplit
 from stillhouse.tasks.columns import place, text_lists
 from stillhouse.tasks.data_files import Rows
+from stillhouse.tasks.judgement import Judgement
 from stillhouse.tasks.labels import Labels
 from stillhouse.tasks.tokenizing import tokenized
 from stillhouse.types import LOGITS

@@ -124,7 +124,7 @@ def test_large_logits_of_several_labels_stay_finite() -> None:
 @every
 def test_labels_of_another_shape_are_refused_for_rows(kind: Any) -> None:
     logits, labels = torch.zeros(3, 2), torch.zeros(3, 3) if kind is BinaryLabels else torch.zeros(3)
-    with pytest.raises(OutputError, match=r"labels have shape \(3, .\), the logits \(3, 2\); there must be one for"):
+    with pytest.raises(OutputError, match=r"labels have shape \(3,.*\), the logits \(3, 2\); there must be one for"):
         value(kind, logits, labels)
 
 

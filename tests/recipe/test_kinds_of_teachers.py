@@ -16,6 +16,7 @@ from transformers import BertTokenizer
 from stillhouse.errors import ConfigError, DataError, PlanError
 from stillhouse.presets import TEACHER_FUNCTIONS, register_new
 from stillhouse.recipe import Recipe, plan, run
+from stillhouse.recipe.judging import judged_teacher
 from stillhouse.recipe.prepare import prepare
 from stillhouse.tasks.pretrained import quiet_transformers
 from stillhouse.types import LOGITS, Batch, Key
@@ -127,7 +128,12 @@ def test_evaluation_data_may_have_the_column_empty(
 ) -> None:
     rows = [{**row, "soft": None} for row in make_rows("validation")]
     Path(soft_data["validation"]).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    prepare(numbers_recipe(make_recipe, soft_data, encoder, teacher={"column": "soft", "rows_without": "refuse"}))
+    prepared = prepare(numbers_recipe(make_recipe, soft_data, encoder,
+                                      teacher={"column": "soft", "rows_without": "refuse"}))
+    source = prepared.distilling.plan.teacher
+    assert judged_teacher(prepared, source, "validation") is None  # nobody says how good the teacher is there
+    judged = judged_teacher(prepared, source, "test")
+    assert judged is not None and judged.metrics["accuracy"] == 1.0
 
 
 def test_a_function_without_a_version_is_kept_in_memory_and_refuses_a_folder(

@@ -6,6 +6,8 @@ import copy
 import re
 import statistics
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -140,11 +142,11 @@ def test_impossible_ids_are_refused(used: list[int], message: str) -> None:
         plan_trimming(word_level(["<pad>", "<unk>", "a", "b", "c", "d"]), used)
 
 
-def refused(model: PreTrainedModel, vocabulary: Vocabulary, message: str) -> None:
-    """Trimming fails with that message and changes nothing."""
+@contextmanager
+def unchanged(model: PreTrainedModel) -> Iterator[None]:
+    """What happens inside leaves the model as it is."""
     weights, config = copy.deepcopy(model.state_dict()), model.config.to_dict()
-    with pytest.raises(PlanError, match=message):
-        trim_embeddings(model, vocabulary)
+    yield
     assert model.config.to_dict() == config
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
@@ -152,22 +154,27 @@ def refused(model: PreTrainedModel, vocabulary: Vocabulary, message: str) -> Non
 def test_a_model_of_fewer_tokens_is_refused() -> None:
     vocabulary = trimmed_to(TOKENIZERS["bert"](), DATA)
     model = make_model("bert", word_level(["<pad>", "<unk>", "a", "b"]))
-    refused(model, vocabulary, r"embeddings for 7 tokens, but the vocabulary is of ids up to \d+")
+    expected = r"embeddings for 7 tokens, but the vocabulary is of ids up to \d+"
+    with unchanged(model), pytest.raises(PlanError, match=expected):
+        trim_embeddings(model, vocabulary)
 
 
 def test_padding_must_not_move_where_positions_are_counted_from_it() -> None:
     tokenizer = word_level([*(f"w{i}" for i in range(20)), "<pad>", "<unk>"])
     model = make_model("roberta", tokenizer)
-    refused(model, plan_trimming(tokenizer, [3]), re.escape(
+    expected = re.escape(
         "RobertaForSequenceClassification counts positions from the padding token's id "
-        "(roberta.embeddings.position_embeddings), which would go from 20 to 1: leave vocabulary out"))
+        "(roberta.embeddings.position_embeddings), which would go from 20 to 1: leave vocabulary out")
+    with unchanged(model), pytest.raises(PlanError, match=expected):
+        trim_embeddings(model, plan_trimming(tokenizer, [3]))
 
 
 def test_a_model_that_pads_with_an_ordinary_token_is_refused() -> None:
     tokenizer = word_level(["<pad>", "<unk>", "a", "b", "c"])
     model = make_model("bert", tokenizer)
     model.config.pad_token_id = 3
-    refused(model, plan_trimming(tokenizer, [4]), r"pads with id 3, .* \(which pads with '<pad>'\)")
+    with unchanged(model), pytest.raises(PlanError, match=r"pads with id 3, .* \(which pads with '<pad>'\)"):
+        trim_embeddings(model, plan_trimming(tokenizer, [4]))
 
 
 def test_the_pre_trained_word_pieces_of_a_real_model() -> None:

@@ -338,7 +338,7 @@ def test_a_number_is_predicted_and_judged_by_its_rank(write: Write, encoder: str
     assert said.agreement(judgement) == pytest.approx(np.corrcoef(said.answers, judgement.answers)[0, 1])
 
 
-def test_numbers_of_a_csv_file_are_read_and_no_number_is_named(tmp_path: Path, write: Write) -> None:
+def test_numbers_of_a_csv_file_are_read_and_no_number_is_named(tmp_path: Path, write: Write, encoder: str) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("text,label\na,1.5\nb,-2e1\n", encoding="utf-8")
     task = loaded(TextClassificationData.of(train=str(path), validation=str(path), labels="regression"))
@@ -347,7 +347,8 @@ def test_numbers_of_a_csv_file_are_read_and_no_number_is_named(tmp_path: Path, w
         with pytest.raises(DataError, match=r"row 1, column 'label': .*every row needs one"):
             of_kind(write, "regression", {"text": "a", "label": bad})
     added = task.split("train").pick([0]).followed_by(Examples({"text": ["c"], "label": [None]}))
-    assert math.isnan(task._label_tensor(added["label"])[1])
+    labels = task.encoded(added, task.load_tokenizer(encoder)).rows["labels"]
+    assert labels[0] == 1.5 and math.isnan(labels[1])
 
 
 @pytest.mark.parametrize(("kind", "loss", "kd_losses"), [
