@@ -11,13 +11,13 @@ _BATCH_SIZE = 64
 
 
 def judged_teacher(prepared: Prepared, source: TeacherSource, split: str) -> Judgement | None:
-    """The teacher's answers to a split; None where soft labels stand in only a part of it.
+    """The teacher's answers to a split; None where it has something to say of a part of it only.
 
     Raises what the teacher raises.
     """
     task, reading = prepared.task, prepared.distilling.reading
     rows, mine = reading.teacher[split], reading.student[split]
-    if prepared.recipe.teacher.column is not None and not bool(mine.rows["logits_mask"].all()):
+    if not prepared.teaching.answers_all(mine):
         return None
     return task.judged(rows if isinstance(rows, EncodedSplit) else mine,
                        source_answers(source, rows, task.reads, batch_size=_BATCH_SIZE))

@@ -22,7 +22,8 @@ from stillhouse.recipe.objectives import distillation_objective, supervised_obje
 from stillhouse.recipe.reading import Reading, labelled_rows, load_task, read_by_both
 from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.student_making import NewStudent, make_student
-from stillhouse.recipe.teaching import StandIns, Teaching, load_teaching
+from stillhouse.recipe.teacher_loading import load_teaching
+from stillhouse.recipe.teaching import StandIns, Teaching
 from stillhouse.tasks import EncodedSplit, Task
 from stillhouse.tasks.augmentation import augmented
 from stillhouse.teachers import NoTeacher
@@ -155,9 +156,14 @@ def _distilling(recipe: Recipe, task: Task[Any], teaching: Teaching, stand_ins: 
     cache = plan_cache(recipe.cache, recipe.cache_dtype, computes_in, fingerprint, keys,
                        AnswerSizes(task.predicts, source.width, reading.teacher["train"].lengths,
                                    reading.student["train"].choices, max(1, len(teaching.members))),
-                       reading.uncacheable(recipe, task),
+                       _obstacle(task, teaching),
                        has_name=not is_known or fingerprint is not None)
     return Distilling(student, reading, plan, cache)
+
+
+def _obstacle(task: Task[Any], teaching: Teaching) -> str:
+    """Why the teacher's answers cannot be kept; empty if they can."""
+    return teaching.obstacle or ("" if task.repeats_inputs else "every epoch shows the rows with other words hidden")
 
 
 def add_rows(recipe: Recipe, task: Task[Any], teaching: Teaching) -> str:
@@ -165,7 +171,7 @@ def add_rows(recipe: Recipe, task: Task[Any], teaching: Teaching) -> str:
     if recipe.augmentation is None:
         return ""
     section = recipe.distillation
-    if recipe.teacher.column is not None:
+    if not teaching.labels_new_texts:
         raise ConfigError("augmentation: the teacher's numbers are those of the texts in the data and say nothing "
                           "about others; leave augmentation out, or give a teacher that is a model or a function")
     if not section.loss_weight and not section.matches:

@@ -21,7 +21,6 @@ from stillhouse.tasks import TASKS, EncodedSplit, Task, TwoSided
 from stillhouse.tasks.batching import EncodedRows
 from stillhouse.tasks.data_files import Rows
 from stillhouse.tasks.soft_labels import SoftLabels, num_without, read_soft_labels, soft_label_tensor
-from stillhouse.tasks.text_bytes import TextBytes, text_rows
 
 _SOFT = "soft_labels"
 
@@ -47,14 +46,6 @@ class Reading:
     def train(self) -> EncodedRows:
         """What the student is trained on."""
         return self.student["train"] if self.is_shared else TwoSided(self.student["train"], self.teacher["train"])
-
-    def uncacheable(self, recipe: Recipe, task: Task[Any]) -> str:
-        """Why a teacher's answers cannot be kept, or nothing if they can."""
-        if recipe.teacher.column is not None:
-            return "the teacher's numbers stand in the data"
-        if not task.repeats_inputs:
-            return "every epoch shows the rows with other words hidden"
-        return ""
 
 
 def load_task(recipe: Recipe) -> Task[Any]:
@@ -110,14 +101,12 @@ def read_by_both(recipe: Recipe, task: Task[Any], teaching: Teaching, student: N
     by_labels = recipe.distillation.hard_label_weight > 0
     mine = {split: _with_soft_labels(task, split, task.encode(split, student.tokenizer), by_labels)
             for split in task.num_rows}
-    if recipe.teacher.function is not None:
-        views: dict[str, EncodedRows] = {split: _as_text(task, split) for split in mine}
-        return Reading(mine, views)
-    if student.reads_as_teacher or teaching.tokenizer is None:
-        return Reading(mine, mine)
-    theirs = {split: task.encode(split, teaching.tokenizer) for split in mine}
-    _require_comparable(recipe, task, mine["train"], student, theirs["train"], teaching.tokenizer)
-    return Reading(mine, theirs)
+    theirs = {split: teaching.view(task, split, rows, reads_alike=student.reads_as_teacher)
+              for split, rows in mine.items()}
+    reading, train = Reading(mine, theirs), theirs["train"]
+    if teaching.tokenizer is not None and not reading.is_shared and isinstance(train, EncodedSplit):
+        _require_comparable(recipe, task, mine["train"], student, train, teaching.tokenizer)
+    return reading
 
 
 def _require_comparable(recipe: Recipe, task: Task[Any], mine: EncodedSplit, student: NewStudent, theirs: EncodedSplit,
@@ -177,8 +166,3 @@ def _with_soft_labels(task: Task[Any], split: str, encoded: EncodedSplit, is_tau
                       "distillation.hard_label_weight is 0; raise it, or leave these rows out", stacklevel=2)
     soft, known = soft_label_tensor(examples[_SOFT], len(task.label_names))
     return dataclasses.replace(encoded, rows={**encoded.rows, _SOFT: soft, "logits_mask": known.long()})
-
-
-def _as_text(task: Task[Any], split: str) -> TextBytes:
-    examples = task.split(split)
-    return text_rows(examples["text"], examples["text_pair"] if "text_pair" in examples.columns else None)

@@ -56,16 +56,14 @@ def _labels(task: Task[Any]) -> str:
 
 
 def _teacher_lines(prepared: Prepared) -> list[tuple[str, str]]:
-    section = prepared.recipe.teacher
-    if section.column is not None:
-        return [("teacher", f"the {section.form} in column {section.column}")]
-    if section.function is not None:
-        return [("teacher", f"the function {section.function}")]
+    teaching = prepared.teaching
+    if not teaching.members:
+        return [("teacher", teaching.origin)]
     lines = []
-    for number, member in enumerate(prepared.teaching.members):
+    for number, member in enumerate(teaching.members):
         lines += [("" if number else "teacher", _member_line(member)), ("", _size_line(member.model))]
-    if len(prepared.teaching.members) > 1:
-        lines.append(("", f"together by the mean of their {section.average}"))
+    if len(teaching.members) > 1:
+        lines.append(("", f"together by the mean of their {teaching.section.average}"))
     return lines
 
 

@@ -165,7 +165,7 @@ class _Execution:
         """The teacher's answers on these, of several together; none where soft labels stand in the train data alone."""
         prepared, store = self.prepared, None
         source = prepared.teaching.source(prepared.task, prepared.precision.autocast_dtype)
-        if prepared.recipe.teacher.function is not None:  # it may cost more than a model: it is asked once here too
+        if prepared.teaching.judged_from_cache:
             source, store = prepared.distilling.cache.wrap(source)
         try:
             return self._timed(lambda split: judged_teacher(prepared, source, split))

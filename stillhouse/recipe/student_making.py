@@ -13,7 +13,8 @@ from stillhouse.errors import PlanError, about
 from stillhouse.recipe.attention_maps import compares_attention, trained_on_attention_maps
 from stillhouse.recipe.models_schema import StudentSection
 from stillhouse.recipe.schema import Recipe
-from stillhouse.recipe.teaching import Loaded, StandIns, Teaching, standing_in
+from stillhouse.recipe.teacher_loading import standing_in
+from stillhouse.recipe.teaching import Loaded, StandIns, Teaching
 from stillhouse.recipe.vocabulary import read_alike, require_embeddings
 from stillhouse.students import StudentSpec, build_student, plan_student
 from stillhouse.students.vocabulary import plan_trimming, trim_embeddings

@@ -1,27 +1,28 @@
-"""Who teaches in a run: one model or several, fine-tuned first or as they are; or numbers without a model."""
+"""Who teaches in a run: one model or several; numbers that stand in the data; or a function of texts.
+
+Each answers for itself what follows from that; nothing else in the room asks which of them it is.
+"""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+import abc
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing_extensions import Self
 
 from stillhouse.adaptors import ModuleOutputs
-from stillhouse.errors import ConfigError, PlanError, about
 from stillhouse.presets import TEACHER_FUNCTIONS
-from stillhouse.recipe import fitting, teacher_store
+from stillhouse.recipe import teacher_store
 from stillhouse.recipe.models_schema import TeacherSection
 from stillhouse.recipe.training_schema import TeacherTraining
-from stillhouse.recipe.vocabulary import require_embeddings, require_same_vocabulary
-from stillhouse.tasks import Task
-from stillhouse.tasks.pretrained import require_fit, with_head
+from stillhouse.tasks import EncodedSplit, Task
+from stillhouse.tasks.batching import EncodedRows
+from stillhouse.tasks.text_bytes import text_rows
 from stillhouse.teachers import CalledTeacher, EnsembleTeacher, GivenTeacher, LiveTeacher, TeacherSource
-from stillhouse.training import resolve_precision
-from stillhouse.training.randomness import seeded
 
 
 class Loaded(NamedTuple):
@@ -60,8 +61,8 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Teaching:
-    """All that teaches together.
+class Teaching(abc.ABC):
+    """All that teaches together. Abstract.
 
     Attributes:
         section: what the recipe says.
@@ -70,43 +71,58 @@ class Teaching:
     """
 
     section: TeacherSection
-    members: tuple[Member, ...]
-    tokenizer: PreTrainedTokenizerBase | None
+    members: tuple[Member, ...] = ()
+    tokenizer: PreTrainedTokenizerBase | None = None
 
+    obstacle: ClassVar[str] = ""
+    """Why its answers cannot be kept; empty if they can."""
+    judged_from_cache: ClassVar[bool] = False
+    """Whether it is dear enough that its evaluation, too, asks only once."""
+    labels_new_texts: ClassVar[bool] = True
+    """Whether it can say something of texts that are not in the data."""
+
+    @property
+    @abc.abstractmethod
+    def origin(self) -> str:
+        """Where its answers are from, for people."""
+
+    @abc.abstractmethod
+    def source(self, task: Task[Any], autocast_dtype: torch.dtype | None) -> TeacherSource:
+        """What answers for it."""
+
+    @abc.abstractmethod
+    def view(self, task: Task[Any], split: str, mine: EncodedSplit, *, reads_alike: bool) -> EncodedRows:
+        """A split as it reads it: the student's rows, ``mine``, where both read the same."""
+
+    @abc.abstractmethod
+    def answers_all(self, mine: EncodedSplit) -> bool:
+        """Whether it has something to say of every one of these rows."""
+
+    @final
     @property
     def is_trained(self) -> bool:
         """Whether no model has to be fine-tuned any more."""
         return all(member.is_trained for member in self.members)
 
+    @final
     @property
     def is_known(self) -> bool:
         """Whether the models are what will teach, and nothing is to train them first."""
         return self.is_trained and not any(member.is_stand_in for member in self.members)
 
+    @final
     @property
     def matched(self) -> PreTrainedModel | None:
         """The model whose layers a student's may be matched with; of several the first if nothing else is said."""
         return self.members[self.section.match_teacher or 0].model if self.members else None
 
-    def source(self, task: Task[Any], autocast_dtype: torch.dtype | None) -> TeacherSource:
-        """What answers for it."""
-        section = self.section
-        if section.column is not None:
-            return GivenTeacher(len(task.label_names))
-        if section.function is not None:
-            return CalledTeacher(TEACHER_FUNCTIONS[section.function], form=section.form, label_names=task.label_names,
-                                 missing_mass=section.missing_mass,
-                                 version=None if section.version is None else f"{section.function} {section.version}")
-        sources = [LiveTeacher(member.model, ModuleOutputs(task.adaptor()), autocast_dtype) for member in self.members]
-        if len(sources) == 1:
-            return sources[0]
-        return EnsembleTeacher(sources, section.weights, section.average, section.match_teacher)
-
-    def with_models(self, models: list[PreTrainedModel]) -> Teaching:
+    @final
+    def with_models(self, models: list[PreTrainedModel]) -> Self:
         """The same after its models were fine-tuned."""
         members = [replace(member, model=model) for member, model in zip(self.members, models, strict=True)]
         return replace(self, members=tuple(members))
 
+    @final
     def move_to(self, device: torch.device) -> None:
         """Move the models to a device."""
         for member in self.members:
@@ -114,80 +130,72 @@ class Teaching:
             module.to(device)
 
 
-def load_teaching(section: TeacherSection, task: Task[Any], stand_ins: StandIns, device: torch.device) -> Teaching:
-    """The teachers before any fine-tuning, or after it where they are stored fine-tuned.
+@final
+@dataclass(frozen=True)
+class ModelsTeaching(Teaching):
+    """One model, or several by their mean."""
 
-    Raises `PlanError` for a model that was never trained for the task and is not to be, and for several whose
-    vocabularies differ.
-    """
-    members, tokenizer = [], None
-    _require_sense(section, task)
-    key = "teacher.models" if section.models else "teacher.model"
-    for path, training in zip(section.paths, section.trainings, strict=True):
-        loaded = _load(path, training, task, stand_ins, key)
-        if tokenizer is None:
-            tokenizer = loaded.tokenizer
-        else:
-            require_same_vocabulary(tokenizer, loaded.tokenizer, section.paths[0], path)
-        members.append(_member(path, loaded, training, task, path in stand_ins, device))
-    return Teaching(section, tuple(members), tokenizer)
+    @property
+    def origin(self) -> str:
+        return ", ".join(member.path for member in self.members)
 
+    def source(self, task: Task[Any], autocast_dtype: torch.dtype | None) -> TeacherSource:
+        sources = [LiveTeacher(member.model, ModuleOutputs(task.adaptor()), autocast_dtype) for member in self.members]
+        if len(sources) == 1:
+            return sources[0]
+        return EnsembleTeacher(sources, self.section.weights, self.section.average, self.section.match_teacher)
 
-def _require_sense(section: TeacherSection, task: Task[Any]) -> None:
-    """Raise for a way of teaching that means nothing in this task."""
-    if section.train is not None and not task.has_labels:
-        raise ConfigError(f"teacher.train: the data of {task.name} has no labels to fine-tune a teacher with; leave "
-                          "train out, and give a model that is trained already")
-    if (section.column or section.function) and (task.name != "text-classification" or task.problem_type !=
-                                                 "single_label_classification"):
-        raise PlanError(f"teacher.{'column' if section.column else 'function'}: probabilities of labels can only teach "
-                        f"a text classification with one label a row, not {task.name}; give a model as teacher")
-    if section.average == "probabilities" and task.kd_losses is not None:
-        raise ConfigError("teacher.average: probabilities are those of labels of which one is right; with this kind of "
-                          "label use average: logits")
-    if section.size > 1 and task.signal == "embedding":
-        raise ConfigError(f"teacher: the vectors of several models have no common meaning, so {section.size} teachers "
-                          f"cannot teach {task.name} together; give one")
+    def view(self, task: Task[Any], split: str, mine: EncodedSplit, *, reads_alike: bool) -> EncodedRows:
+        if reads_alike or self.tokenizer is None:
+            return mine
+        return task.encode(split, self.tokenizer)
+
+    def answers_all(self, mine: EncodedSplit) -> bool:
+        return True
 
 
-def _require_head(path: str, holds: Sequence[str], training: TeacherTraining | None, task: Task[Any], key: str) -> None:
-    """Raise `PlanError` for a model that was never trained for the task and is not to be."""
-    if training is None and task.has_labels and not any(name.endswith(task.head) for name in holds):
-        raise PlanError(f"{key} {path!r} has no trained head for {task.name} (it holds "
-                        f"{', '.join(holds) or 'an unnamed model'}), so it cannot teach yet; "
-                        "add train: {epochs: 3, learning_rate: 5e-5} to the teacher, or give a fine-tuned model")
+@final
+@dataclass(frozen=True)
+class ColumnTeaching(Teaching):
+    """Soft labels in a column of the data, which `stillhouse.recipe.reading` puts beside the student's inputs."""
+
+    obstacle = "the teacher's numbers stand in the data"
+    labels_new_texts = False
+
+    @property
+    def origin(self) -> str:
+        return f"the {self.section.form} in column {self.section.column}"
+
+    def source(self, task: Task[Any], autocast_dtype: torch.dtype | None) -> TeacherSource:
+        return GivenTeacher(len(task.label_names))
+
+    def view(self, task: Task[Any], split: str, mine: EncodedSplit, *, reads_alike: bool) -> EncodedRows:
+        return mine
+
+    def answers_all(self, mine: EncodedSplit) -> bool:
+        return bool(mine.rows["logits_mask"].all())
 
 
-def _load(path: str, training: TeacherTraining | None, task: Task[Any], stand_ins: StandIns, key: str) -> Loaded:
-    seed = training.seed if training else 0
-    if path in stand_ins:
-        holds = [type(stand_ins[path].model).__name__]
-        _require_head(path, holds, training, task, key)
-        return standing_in(stand_ins[path], path, key, task, seed=seed)
-    with seeded(seed), about(key):
-        model = task.load_model(path)
-    _require_head(path, model.config.architectures or [], training, task, key)
-    with about(key):
-        tokenizer = task.load_tokenizer(path)
-    require_embeddings(model, tokenizer, f"{key} {path!r}")
-    return Loaded(model, tokenizer)
+@final
+@dataclass(frozen=True)
+class FunctionTeaching(Teaching):
+    """A registered function of texts."""
 
+    judged_from_cache = True
 
-def _member(path: str, loaded: Loaded, training: TeacherTraining | None, task: Task[Any], is_stand_in: bool,
-            device: torch.device) -> Member:
-    if training is None:
-        return Member(path, loaded.model, None, None, is_stand_in)
-    fitting.check_gradient_checkpointing(loaded.model, training, "teacher.train")
-    entry = teacher_store.entry_for(loaded.model, loaded.tokenizer, task, training,
-                                    resolve_precision(training.precision, device))
-    return Member(path, entry.load(task) if entry.is_stored else loaded.model, training, entry, is_stand_in)
+    @property
+    def origin(self) -> str:
+        return f"the function {self.section.function}"
 
+    def source(self, task: Task[Any], autocast_dtype: torch.dtype | None) -> TeacherSource:
+        section = self.section
+        version = None if section.version is None else f"{section.function} {section.version}"
+        return CalledTeacher(TEACHER_FUNCTIONS[str(section.function)], form=section.form, label_names=task.label_names,
+                             missing_mass=section.missing_mass, version=version)
 
-def standing_in(stand_in: Loaded, path: str, key: str, task: Task[Any], *, seed: int) -> Loaded:
-    """What stands in for the student of an earlier stage, with this task's head, if it could be loaded for it."""
-    wanted = task.model_wanted
-    with about(key):
-        require_fit(path, stand_in.model.config, wanted, type(stand_in.model).__name__.endswith(wanted.head))
-        with seeded(seed):
-            # A copy, for what is planned of one stage must not change what stands in for another.
-            return Loaded(with_head(copy.deepcopy(stand_in.model), wanted), stand_in.tokenizer)
+    def view(self, task: Task[Any], split: str, mine: EncodedSplit, *, reads_alike: bool) -> EncodedRows:
+        examples = task.split(split)
+        return text_rows(examples["text"], examples["text_pair"] if "text_pair" in examples.columns else None)
+
+    def answers_all(self, mine: EncodedSplit) -> bool:
+        return True
