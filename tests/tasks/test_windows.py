@@ -157,6 +157,16 @@ def test_long_questions_are_cut_and_lose_outer_spaces(tokenizer: PreTrainedToken
     assert short == fit == tokenizer("a b c d e f g h", "a")["input_ids"]
 
 
+def test_every_window_holds_the_whole_question_even_if_it_is_longer_than_the_context(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    question, context = "a b c d e f g h", "i j i j i j i"
+    windows = cut(tokenizer, [question], [context], max_length=14, stride=1, max_question_length=8)
+    rows = [list(row) for row in windows.tokens["input_ids"]]
+    asked_ids = ids_alone(tokenizer, question)
+    assert len(rows) > 1 and all(row[1 : 1 + len(asked_ids)] == asked_ids for row in rows)
+
+
 def test_a_question_is_never_cut_inside_a_character(bytes_alone: PreTrainedTokenizerBase) -> None:
     sizes = {"max_length": 12, "stride": 2, "max_question_length": 3}
     rows = cut(bytes_alone, ["a\N{GRINNING FACE}", "\N{GRINNING FACE}", "ab"], ["x"] * 3, **sizes).tokens["input_ids"]
