@@ -110,5 +110,8 @@ class RecurrentForQuestionAnswering(WordModelForQuestionAnswering):
 def _read(direction: nn.Module, states: Tensor, rank: Tensor) -> Tensor:
     """What one direction says at each position when it reads the positions in the order of their rank (B, T)."""
     order = rank.argsort(dim=1)
-    read, _ = direction(torch.take_along_dim(states, order.unsqueeze(-1), dim=1))
+    ordered = torch.take_along_dim(states, order.unsqueeze(-1), dim=1)
+    # Whatever type it is asked for, autocast on CUDA gives such layers fp16, whose gradients vanish without a scaler.
+    with torch.autocast(states.device.type, enabled=False):
+        read, _ = direction(ordered.to(next(direction.parameters()).dtype))
     return torch.take_along_dim(read, order.argsort(dim=1).unsqueeze(-1), dim=1)

@@ -85,9 +85,25 @@ class EnsembleTeacher(TeacherSource):
                                self.layers_from)
 
     def signals(self, batch: Batch, keys: frozenset[Key], extra: Mapping[str, Any] | None = None) -> Features:
+        return self._joined([source.signals(own, own_keys, extra)
+                             for source, own, own_keys in self._questions(batch, keys)])
+
+    def lookup(self, batch: Batch, keys: frozenset[Key], extra: Mapping[str, Any] | None = None) -> Features | None:
+        answers = []
+        for source, own, own_keys in self._questions(batch, keys):
+            answer = source.lookup(own, own_keys, extra) if own_keys else {}
+            if answer is None:
+                return None
+            answers.append(answer)
+        return self._joined(answers)
+
+    def _questions(self, batch: Batch, keys: frozenset[Key]) -> list[tuple[TeacherSource, Batch, frozenset[Key]]]:
+        """Each teacher, the batch as it sees it, and what it is asked for."""
         logits = frozenset(key for key in keys if key.kind == "logits")
-        answers = [source.signals(own, keys if number == self.layers_from else logits, extra)
-                   for number, (source, own) in enumerate(zip(self.sources, self._batches(batch), strict=True))]
+        return [(source, own, keys if number == self.layers_from else logits)
+                for number, (source, own) in enumerate(zip(self.sources, self._batches(batch), strict=True))]
+
+    def _joined(self, answers: Sequence[Features]) -> Features:
         heads = [{key for key in answer if key.kind == "logits"} for answer in answers]
         if any(found != heads[0] for found in heads):
             raise OutputError("the teachers of an ensemble give different numbers of logits heads")
@@ -96,7 +112,7 @@ class EnsembleTeacher(TeacherSource):
             if len(set(shapes)) > 1:
                 raise OutputError(f"the teachers of an ensemble give {key} of shapes {', '.join(map(str, shapes))}; "
                                   "they must predict the same classes of the same rows and positions")
-        means = {key: self._mean(torch.stack([upcast(answer[key]) for answer in answers])) for key in heads[0]}
+        means = {key: self._mean([upcast(answer[key]) for answer in answers]) for key in heads[0]}
         layers = {} if self.layers_from is None else answers[self.layers_from]
         return {**{key: value for key, value in layers.items() if key.kind != "logits"}, **means}
 
@@ -110,10 +126,9 @@ class EnsembleTeacher(TeacherSource):
                               f"outputs, one for each, not {type(outputs).__name__}")
         return [dataclasses.replace(batch, teacher_outputs=own) for own in outputs]
 
-    def _mean(self, logits: torch.Tensor) -> torch.Tensor:
-        counts = [number for number, weight in enumerate(self.weights) if weight]  # 0 times minus infinity is no number
-        weights = torch.tensor([self.weights[number] for number in counts], dtype=logits.dtype, device=logits.device)
-        weights, logits = weights.reshape(-1, *[1] * (logits.dim() - 1)), logits[counts]
+    def _mean(self, logits: Sequence[torch.Tensor]) -> torch.Tensor:
+        # Weights are numbers: as tensors they would make every step wait until they are on the device.
+        counts = [(weight, own) for weight, own in zip(self.weights, logits, strict=True) if weight]  # 0 * -inf is NaN
         if self.average == "logits":
-            return (weights * logits).sum(dim=0)
-        return (weights.log() + logits.log_softmax(dim=-1)).logsumexp(dim=0)
+            return torch.stack([weight * own for weight, own in counts]).sum(dim=0)
+        return torch.stack([math.log(weight) + own.log_softmax(dim=-1) for weight, own in counts]).logsumexp(dim=0)

@@ -48,10 +48,8 @@ class Recorder:
             return
         _require_finite(step, self._pending[-1])
         names = sorted({name for result in self._pending for name in result.parts})
-        columns = [torch.stack([result.loss.double().cpu() for result in self._pending]).mean()]
-        for name in names:
-            given = [result.parts[name].double().cpu() for result in self._pending if name in result.parts]
-            columns.append(torch.stack(given).mean())
+        columns = [_mean([result.loss for result in self._pending])]
+        columns += [_mean([result.parts[name] for result in self._pending if name in result.parts]) for name in names]
         loss, *values = distributed.sum_over_ranks(torch.stack(columns)).tolist()
         elapsed = time.perf_counter() - self._since
         self.emit(StepLogged(
@@ -76,6 +74,14 @@ class Recorder:
         """Close every sink."""
         for sink in self._sinks:
             sink.close()
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    """The mean of scalars, on the CPU; they are added up where they are, so that only their sum is waited for."""
+    total = torch.zeros((), dtype=torch.float64)
+    for value in values:
+        total = total + value.detach()
+    return total.cpu() / len(values)
 
 
 def _require_finite(step: int, result: StepResult) -> None:
