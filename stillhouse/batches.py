@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from stillhouse.types import BESIDE_INPUTS, Batch
 
 T = TypeVar("T")
+Array = np.ndarray[Any, np.dtype[Any]]
 _SIDES = {"teacher", "student"}
 
 POSITIONAL = frozenset({"input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "bbox",
                         "span_mask"})
 """Inputs with one value for each position that ``attention_mask`` covers."""
-
 
 
 def as_batch(raw: Any, task: str = "default") -> Batch:
@@ -32,13 +33,20 @@ def as_batch(raw: Any, task: str = "default") -> Batch:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """Every tensor inside tuples, lists and mappings on the device; what is there already is not copied."""
+    """Every tensor inside tuples, lists and mappings on the device; what is there already is not copied.
+
+    A device goes on while it is being copied to; a copy to the CPU is whole when this returns.
+    """
+    return _each_tensor(value, lambda tensor: tensor.to(device, non_blocking=device.type != "cpu"))
+
+
+def _each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
+        return change(value)
     if isinstance(value, Mapping):
-        return {key: to_device(item, device) for key, item in value.items()}
+        return {key: _each_tensor(item, change) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return tuple(to_device(item, device) for item in value)
+        return tuple(_each_tensor(item, change) for item in value)
     return value
 
 
@@ -47,6 +55,16 @@ def batch_to_device(batch: Batch, device: torch.device) -> Batch:
     student = to_device(batch.student, device)
     teacher = student if batch.teacher is batch.student else batch.teacher
     return dataclasses.replace(batch, student=student, teacher=teacher)
+
+
+def batch_in_pinned_memory(batch: Batch) -> Batch:
+    """Both sides and the answers in page-locked memory."""
+    def pinned(value: Any) -> Any:
+        return _each_tensor(value, Tensor.pin_memory)
+
+    student = pinned(batch.student)
+    teacher = student if batch.teacher is batch.student else pinned(batch.teacher)
+    return dataclasses.replace(batch, student=student, teacher=teacher, answers=pinned(batch.answers))
 
 
 def ghost_of(batch: Batch) -> Batch:
@@ -105,11 +123,10 @@ def spans(inputs: Any) -> list[slice] | None:
     mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
     if mask is None or mask.dim() not in (2, 3):
         return None
-    kept = mask.detach().cpu().ne(0).int()
-    kept = kept.amax(dim=1) if kept.dim() == 3 else kept
-    length = kept.shape[1]
-    starts = kept.argmax(dim=1).tolist()
-    ends = (length - kept.flip(1).argmax(dim=1)).tolist()
+    kept = as_array(mask) != 0
+    kept = kept.any(axis=1) if kept.ndim == 3 else kept
+    starts = kept.argmax(axis=1).tolist()
+    ends = (kept.shape[1] - kept[:, ::-1].argmax(axis=1)).tolist()
     return [slice(start, end) for start, end in zip(starts, ends, strict=True)]
 
 
@@ -120,27 +137,53 @@ def row_keys(inputs: Any, exclude: Iterable[str] = BESIDE_INPUTS) -> list[bytes]
     is cut off `POSITIONAL` tensors alone: another may be as wide by chance. Padding to the left counts, because it
     moves the positions that a model with absolute position embeddings sees.
     """
-    row_spans = spans(inputs)
-    length = inputs["attention_mask"].shape[-1] if row_spans is not None else None
-    columns = [(name, t.detach().cpu().contiguous()) for name, t in tensors_of(inputs) if name not in set(exclude)]
+    row_spans, left_out = spans(inputs), set(exclude)
+    columns = [_Column.of(name, tensor, inputs, row_spans) for name, tensor in tensors_of(inputs)
+               if name not in left_out]
     keys = []
-    for row in range(columns[0][1].shape[0]):
+    for row in range(len(columns[0].values)):
         digest = hashlib.blake2b(digest_size=16)
         if row_spans is not None and row_spans[row].start > 0:
-            digest.update(f"from {row_spans[row].start};".encode())
-        for name, column in columns:
-            value = column[row]
-            axis = inputs["attention_mask"].dim() - 2 if row_spans is not None else 0  # of positions, in one row
-            if row_spans is not None and name in POSITIONAL and value.dim() > axis and value.shape[axis] == length:
-                span = row_spans[row]
-                value = value.narrow(axis, span.start, span.stop - span.start)
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
-            digest.update(bytes_of(value))
+            digest.update(b"from %d;" % row_spans[row].start)
+        for column in columns:
+            column.add_to(digest, row)
         keys.append(digest.digest())
     return keys
 
 
+class _Column(NamedTuple):
+    """One of the inputs' tensors, row by row: its name and type, and where it has padding."""
+
+    title: bytes
+    values: Array
+    row_spans: list[slice] | None
+    axis: int
+
+    @classmethod
+    def of(cls, name: str, tensor: Tensor, inputs: Any, row_spans: list[slice] | None) -> _Column:
+        axis = 0
+        if row_spans is not None:
+            mask = inputs["attention_mask"]
+            axis = mask.dim() - 2  # of positions, in one row
+            if name not in POSITIONAL or tensor.dim() - 1 <= axis or tensor.shape[axis + 1] != mask.shape[-1]:
+                row_spans = None
+        return cls(f"{name} {tensor.dtype} ".encode(), as_array(tensor), row_spans, axis)
+
+    def add_to(self, digest: hashlib.blake2b, row: int) -> None:
+        value = self.values[row]
+        if self.row_spans is not None:
+            value = value[self.row_spans[row]] if self.axis == 0 else value[:, self.row_spans[row]]
+        digest.update(b"%s%s;" % (self.title, str(value.shape).encode()))
+        digest.update(value.tobytes())
+
+
+def as_array(tensor: Tensor) -> Array:
+    """A tensor's values as numpy sees them, shared where the tensor is on the CPU; bfloat16 as its 16 bits."""
+    tensor = tensor.detach().cpu()
+    array: Array = (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
+    return array
+
+
 def bytes_of(tensor: Tensor) -> bytes:
-    """The raw bytes of a tensor, any dtype."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return bytes(flat.view(torch.uint8).numpy()) if flat.numel() else b""
+    """The raw bytes of a tensor's values in row-major order."""
+    return as_array(tensor).tobytes()

@@ -100,6 +100,7 @@ class Batch:
     teacher: Any
     task: str = "default"
     teacher_outputs: Any = None  # ready-made outputs of the teacher's model, used instead of its forward
+    answers: Features | None = None  # what the teacher says, where that was looked up before (`TeacherSource.lookup`)
     ghost: bool = False  # stands in on a rank that has run out of data: takes part, counts for nothing
 
 

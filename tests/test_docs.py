@@ -35,7 +35,7 @@ def test_the_reference_of_recipes_is_up_to_date() -> None:
     assert page.split(reference.MARKER)[1].strip() == reference.tables().strip(), "run scripts/recipe_reference.py"
 
 
-PAGES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+PAGES = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("recipes.md", "cache.md"))
 
 
 @pytest.mark.runs
@@ -58,7 +58,7 @@ def test_the_migrated_script_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", PAGES, flags=re.DOTALL))
-def test_the_recipes_of_the_page_are_valid(text: str) -> None:
+def test_the_recipes_of_the_pages_are_valid(text: str) -> None:
     values = yaml.safe_load(text)
     assert Recipe.from_dict(values).output
     assert not [error.message for error in Draft7Validator(recipe_schema()).iter_errors(values)]

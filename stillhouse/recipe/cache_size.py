@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -17,10 +17,11 @@ from stillhouse.types import ATTENTION_SCORES, Key, module_path
 Shape = tuple[int, ...]
 
 _KEY_BYTES = 16
+_NO_FEATURES = ("logits", "attention", ATTENTION_SCORES)  # in place of int8 they are kept as float16
 # LMDB: pages of 4096 bytes with a header of 16, entries with one of 10. Entries come in random order, which fills the
 # pages of a tree to about 70 %. What leaves no room for two in a page gets pages of its own, and an entry to find them.
 _PAGE_BYTES, _PAGE_HEADER_BYTES, _ENTRY_BYTES, _FILLED = 4096, 16, 10, 0.7
-_MOST_WITHIN_BYTES = 2014
+_MOST_WITHIN_BYTES = 2030 - _KEY_BYTES
 _POINTER_BYTES = 8
 
 
@@ -44,17 +45,30 @@ class AnswerSizes:
     num_teachers: int = 1
 
     def total_bytes(self, keys: Iterable[Key], dtype: torch.dtype, *, on_disk: bool) -> int:
-        """All rows' answers for the keys, kept in a type."""
+        """All rows' answers for the keys, kept in a type (see `stillhouse.teachers.kept_forms` for int8)."""
         keys = list(keys)
+        logits = [key for key in keys if key.kind == "logits"]
+        others = logits if self.num_teachers > 1 else []  # layers are those of one teacher
         lengths, counts = np.unique(self.lengths, return_counts=True)
-        total: float = sum(count * self._row_bytes(key, length, dtype, on_disk)
-                           for length, count in zip(lengths.tolist(), counts.tolist(), strict=True) for key in keys)
+        total: float = 0
+        for length, count in zip(lengths.tolist(), counts.tolist(), strict=True):
+            total += count * self._row_bytes(keys, length, dtype, on_disk)
+            total += count * self._row_bytes(others, length, dtype, on_disk) * (self.num_teachers - 1)
         return round(total)
 
-    def _row_bytes(self, key: Key, length: int, dtype: torch.dtype, on_disk: bool) -> float:
-        size = record_bytes(self._shapes(key, length), dtype)
-        stored = _on_disk(size) if on_disk else size + _KEY_BYTES
-        return stored * (self.num_teachers if key.kind == "logits" else 1)
+    def _row_bytes(self, keys: Sequence[Key], length: int, dtype: torch.dtype, on_disk: bool) -> float:
+        if not keys:
+            return 0
+        size = record_bytes([tensor for key in keys for tensor in self._tensors(key, length, dtype)])
+        return _on_disk(size) if on_disk else size + _KEY_BYTES
+
+    def _tensors(self, key: Key, length: int, dtype: torch.dtype) -> list[tuple[Shape, torch.dtype]]:
+        shapes = self._shapes(key, length)
+        if dtype is not torch.int8:
+            return [(shape, dtype) for shape in shapes]
+        if key.kind in _NO_FEATURES:
+            return [(shape, torch.float16) for shape in shapes]
+        return [part for shape in shapes for part in ((shape, dtype), ((*shape[:-1], 1), torch.float32))]
 
     def _shapes(self, key: Key, length: int) -> list[Shape]:
         """The tensors of a row's record."""

@@ -16,7 +16,8 @@ from stillhouse.plan import Distillation
 from stillhouse.recipe import fitting
 from stillhouse.recipe.attention_maps import compares_attention, give_attention_maps
 from stillhouse.recipe.cache_size import AnswerSizes
-from stillhouse.recipe.caching import CachePlan, plan_cache
+from stillhouse.recipe.caching import CachePlan, CacheWish, plan_cache
+from stillhouse.recipe.compiling import check_compilation
 from stillhouse.recipe.fitting import Ground
 from stillhouse.recipe.objectives import distillation_objective, supervised_objective
 from stillhouse.recipe.reading import Reading, labelled_rows, load_task, read_by_both
@@ -121,6 +122,8 @@ def prepare(recipe: Recipe, stand_ins: StandIns | None = None) -> Prepared:
     augmented = add_rows(recipe, task, teaching)
     distilling = _distilling(recipe, task, teaching, stand_ins, precision)
     fitting.check_gradient_checkpointing(distilling.student.model, recipe.training, "training")
+    check_compilation(distilling.student.model, recipe.training, device)
+    fitting.check_embedding_updates(distilling.student.model, recipe.training, precision)
     training = recipe.training
     loader = task.loader(distilling.reading.train, batch_size=training.batch_size, seed=training.seed, shuffle=True)
     steps = total_steps(LoaderSource(loader), fitting.options_of(training, len(loader), precision, device))
@@ -153,11 +156,11 @@ def _distilling(recipe: Recipe, task: Task[Any], teaching: Teaching, stand_ins: 
     keys = plan.needs()["default"].teacher
     fingerprint = source.fingerprint if is_known else None
     computes_in = precision.autocast_dtype if teaching.members else None
-    cache = plan_cache(recipe.cache, recipe.cache_dtype, computes_in, fingerprint, keys,
+    cache = plan_cache(CacheWish(recipe.cache, recipe.cache_dtype, recipe.cache_budget), computes_in, fingerprint, keys,
                        AnswerSizes(task.predicts, source.width, reading.teacher["train"].lengths,
                                    reading.student["train"].choices, max(1, len(teaching.members))),
-                       _obstacle(task, teaching),
-                       has_name=not is_known or fingerprint is not None)
+                       obstacle=_obstacle(task, teaching), has_name=not is_known or fingerprint is not None,
+                       about={"teacher": teaching.full_origin, "task": recipe.task})
     return Distilling(student, reading, plan, cache)
 
 

@@ -8,7 +8,6 @@ from transformers import PreTrainedModel
 
 from stillhouse.errors import ConfigError
 from stillhouse.model_size import count_parameters, size_bytes
-from stillhouse.recipe.caching import readable_bytes
 from stillhouse.recipe.prepare import Prepared, prepare
 from stillhouse.recipe.run_folder import RunFolder
 from stillhouse.recipe.schema import Recipe
@@ -16,6 +15,7 @@ from stillhouse.recipe.stages import prepared_stages
 from stillhouse.recipe.teaching import Member
 from stillhouse.students.shapes import DEPTH, WIDTH, size_of
 from stillhouse.tasks import Task
+from stillhouse.units import readable_bytes
 
 
 def plan(recipe: Recipe) -> str:

@@ -28,7 +28,7 @@ from stillhouse.recipe.distillation_schema import DistillationSection
 from stillhouse.recipe.merging import apply_override, merge_stages, only_stage, plugin_files
 from stillhouse.recipe.models_schema import StudentSection, TeacherSection
 from stillhouse.recipe.training_schema import StudentTraining
-from stillhouse.recipe.values import CacheName
+from stillhouse.recipe.values import ByteSize, CacheName
 from stillhouse.sections import Section, config_error
 from stillhouse.sections.values import as_tuple
 from stillhouse.tasks import TASKS, DataSpec
@@ -61,8 +61,12 @@ class Recipe(Section):
     """How the student is trained."""
     cache: CacheName = "auto"
     """Where the teacher's answers are kept: auto (on disk if there is room), off, memory, or a folder."""
-    cache_dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """In which type; auto is the one that the teacher computes in."""
+    cache_dtype: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
+    """In which type; auto is the one that the teacher computes in, or bf16 where cache_budget asks for less than
+    fp32. int8 keeps hidden states and embeddings in a byte a value, with a scale for each vector, the rest as fp16."""
+    cache_budget: ByteSize = None
+    """The most that the answers may take, such as 20 GB; with nothing said, half of what the disk has free where cache
+    is auto (see docs/cache.md)."""
     contrast: Literal["none", "no_teacher"] = "none"
     """no_teacher also trains the same student on the labels alone, for comparison; where there are none, it is judged
     as it starts."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stillhouse.recipe.caching import readable_bytes
+from stillhouse.units import readable_bytes
 
 
 def results_text(metrics: Mapping[str, Any]) -> str:

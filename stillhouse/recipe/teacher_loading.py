@@ -23,6 +23,7 @@ from stillhouse.recipe.teaching import (
 from stillhouse.recipe.training_schema import TeacherTraining
 from stillhouse.recipe.vocabulary import require_embeddings, require_same_vocabulary
 from stillhouse.tasks import Task
+from stillhouse.tasks.model_paths import full_path
 from stillhouse.tasks.pretrained import require_fit, with_head
 from stillhouse.training import resolve_precision
 from stillhouse.training.randomness import seeded
@@ -97,7 +98,7 @@ def _member(path: str, loaded: Loaded, training: TeacherTraining | None, task: T
         return Member(path, loaded.model, None, None, is_stand_in)
     fitting.check_gradient_checkpointing(loaded.model, training, "teacher.train")
     entry = teacher_store.entry_for(loaded.model, loaded.tokenizer, task, training,
-                                    resolve_precision(training.precision, device))
+                                    resolve_precision(training.precision, device), full_path(path))
     return Member(path, entry.load(task) if entry.is_stored else loaded.model, training, entry, is_stand_in)
 
 

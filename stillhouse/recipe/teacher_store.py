@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse import __version__
 from stillhouse.cache_dirs import teachers_dir
+from stillhouse.cache_use import hold
 from stillhouse.errors import StoreError, UsageError
 from stillhouse.recipe.fitting import write_json
 from stillhouse.recipe.training_schema import TeacherTraining
@@ -37,6 +38,8 @@ class Entry:
     """``config.json``, weights, tokenizer and ``teacher.json``; complete if it is there."""
     identity: Mapping[str, Any]
     """What the folder's name is a hash of."""
+    about: Mapping[str, str]
+    """What it is, for people who look after the cache."""
 
     @property
     def is_stored(self) -> bool:
@@ -52,7 +55,8 @@ class Entry:
             raise self._damaged(error) from error
 
     def load(self, task: Task[Any]) -> PreTrainedModel:
-        """The stored teacher. Raises `StoreError`."""
+        """The stored teacher, which nobody prunes until this process ends. Raises `StoreError`."""
+        hold(self.folder / _RECORD)
         try:
             return task.load_model(str(self.folder))
         except UsageError as error:
@@ -69,7 +73,7 @@ class Entry:
         try:
             aside.mkdir(parents=True)
             save_pretrained(model, tokenizer, aside)
-            write_json(aside / _RECORD, {"metrics": dict(metrics), **self.identity})
+            write_json(aside / _RECORD, {"about": dict(self.about), "metrics": dict(metrics), **self.identity})
             os.replace(aside, self.folder)
         except OSError as error:
             if not self.is_stored:
@@ -80,8 +84,8 @@ class Entry:
 
 
 def entry_for(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task[Any], settings: TeacherTraining,
-              precision: Precision) -> Entry:
-    """The place of the teacher that these parts would make."""
+              precision: Precision, origin: str) -> Entry:
+    """The place of the teacher that these parts would make; ``origin`` is where the base is from, for people."""
     identity = {
         "stillhouse": __version__,
         "base": model_fingerprint(base),
@@ -90,7 +94,7 @@ def entry_for(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: T
         "processes": distributed.world_size(),
         "settings": settings.model_dump(mode="json", exclude=_DECIDE_NOTHING) | {"precision": str(precision)},
     }
-    return Entry(teachers_dir() / _hash(identity), identity)
+    return Entry(teachers_dir() / _hash(identity), identity, {"teacher": origin, "task": task.name})
 
 
 def _hash(value: Any) -> str:

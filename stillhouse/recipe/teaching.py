@@ -14,13 +14,14 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
-from stillhouse.adaptors import ModuleOutputs
+from stillhouse.adaptors import ModuleOutputs, StoppingEarly
 from stillhouse.presets import TEACHER_FUNCTIONS
 from stillhouse.recipe import teacher_store
 from stillhouse.recipe.models_schema import TeacherSection
 from stillhouse.recipe.training_schema import TeacherTraining
 from stillhouse.tasks import EncodedSplit, Task
 from stillhouse.tasks.batching import EncodedRows
+from stillhouse.tasks.model_paths import full_path
 from stillhouse.tasks.text_bytes import text_rows
 from stillhouse.teachers import CalledTeacher, EnsembleTeacher, GivenTeacher, LiveTeacher, TeacherSource
 
@@ -59,6 +60,11 @@ class Member:
         """Whether nothing has to fine-tune it any more."""
         return self.entry is None or self.entry.is_stored
 
+    @property
+    def full_origin(self) -> str:
+        """Where it is from, for people in any folder."""
+        return full_path(self.path) + ("" if self.training is None else ", fine-tuned")
+
 
 @dataclass(frozen=True)
 class Teaching(abc.ABC):
@@ -85,6 +91,12 @@ class Teaching(abc.ABC):
     @abc.abstractmethod
     def origin(self) -> str:
         """Where its answers are from, for people."""
+
+    @final
+    @property
+    def full_origin(self) -> str:
+        """The same, for people in any folder."""
+        return "; ".join(member.full_origin for member in self.members) or self.origin
 
     @abc.abstractmethod
     def source(self, task: Task[Any], autocast_dtype: torch.dtype | None) -> TeacherSource:
@@ -140,7 +152,8 @@ class ModelsTeaching(Teaching):
         return ", ".join(member.path for member in self.members)
 
     def source(self, task: Task[Any], autocast_dtype: torch.dtype | None) -> TeacherSource:
-        sources = [LiveTeacher(member.model, ModuleOutputs(task.adaptor()), autocast_dtype) for member in self.members]
+        adaptor = StoppingEarly(ModuleOutputs(task.adaptor()))
+        sources = [LiveTeacher(member.model, adaptor, autocast_dtype) for member in self.members]
         if len(sources) == 1:
             return sources[0]
         return EnsembleTeacher(sources, self.section.weights, self.section.average, self.section.match_teacher)

@@ -14,6 +14,7 @@ from stillhouse.errors import ConfigError
 from stillhouse.layer_maps import LAYER_MAPS
 from stillhouse.sections.values import AS_IT_IS, as_tuple, listed
 from stillhouse.types import Duration
+from stillhouse.units import parse_bytes
 
 _CACHES = ("auto", "off", "memory")
 _CACHE_WORDS = {"on": "auto", "yes": "auto", "true": "auto", "disk": "auto",
@@ -87,6 +88,15 @@ def _cache(value: Any) -> Any:
     raise ValueError(f"{value!r}: {hint}Write auto, off, memory, or a folder, with ./ before a bare name")
 
 
+def _byte_size(value: Any) -> Any:
+    if value is not None:
+        try:
+            parse_bytes(str(value))
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+    return value if value is None else str(value)
+
+
 def _looks_like_a_folder(value: str) -> bool:
     return value.startswith((".", "~")) or "/" in value or "\\" in value or (bool(value) and Path(value).exists())
 
@@ -95,6 +105,7 @@ Layers = Annotated[str | tuple[tuple[int, int], ...], PlainValidator(_layer_choi
 MatchWeight = Annotated[float | Mapping[str, float], PlainValidator(_match_weight), AS_IT_IS]
 Keep = Annotated[Literal["half"] | int | None, PlainValidator(_kept), AS_IT_IS]
 DurationText = Annotated[str | float, PlainValidator(_duration), AS_IT_IS]
+ByteSize = Annotated[str | None, PlainValidator(_byte_size), AS_IT_IS]
 CacheName = Annotated[str, BeforeValidator(_cache)]
 LayerNumbers = Annotated[tuple[int, ...] | None, BeforeValidator(as_tuple)]
 KDLossName = Annotated[str, _known("loss", presets.KD_LOSS_MAP)]

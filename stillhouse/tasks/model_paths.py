@@ -36,6 +36,12 @@ def resolved(path: str) -> str:
     return str(folder)
 
 
+def full_path(path: str) -> str:
+    """A folder as it is called from everywhere; anything else, such as a hub id, as it is."""
+    folder = Path(path).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else path
+
+
 def package_folder(name: str) -> Path | None:
     """The folder of an installed package, which is not imported; None if there is none of that name."""
     try:

@@ -35,6 +35,10 @@ class TeacherSource(abc.ABC):
     def signals(self, batch: Batch, keys: frozenset[Key], extra: Mapping[str, Any] | None = None) -> Features:
         """The tensors for ``keys``; ``extra`` are additional keyword arguments of the model's forward."""
 
+    def lookup(self, batch: Batch, keys: frozenset[Key], extra: Mapping[str, Any] | None = None) -> Features | None:
+        """What `signals` would give, if it can be had without running a model; else None."""
+        return None
+
     def width(self, key: Key) -> int | None:
         """What the student's tensor must have in common (see `Adaptor.width`); None if only an answer can tell."""
         return None

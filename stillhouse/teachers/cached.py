@@ -7,19 +7,24 @@ import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from stillhouse.batches import bytes_of, num_rows, row_keys, select_rows, spans, tensors_of
-from stillhouse.errors import OutputError, PlanError
+from stillhouse.batches import bytes_of, num_rows, row_keys, select_rows, tensors_of
+from stillhouse.errors import PlanError
+from stillhouse.phases import phase
 from stillhouse.teachers.base import TeacherSource
-from stillhouse.teachers.stores import CorruptRecordError, SignalStore, decode, encode
-from stillhouse.types import ATTENTION_SCORES, Batch, Features, Key
+from stillhouse.teachers.kept_forms import kept_form, restored
+from stillhouse.teachers.row_layout import RowLayout
+from stillhouse.teachers.stores import CorruptRecordError, SignalStore, Values, columns_of, encode, values_of
+from stillhouse.teachers.stores.base import Record
+from stillhouse.teachers.stores.records import NAME_BYTES, VERSION
+from stillhouse.types import Batch, Features, Key
 
-Row = list[Tensor]  # the tensors of one row for one key: one, or one for each logits head
-LOWEST_SCORE = -1e4  # what models add to the scores of padding
+Row = list[Values]  # what is kept of one row for one key: a tensor (or its bytes and scales), or one of each head
 NOTHING = torch.empty(0, dtype=torch.bool)  # stands for a tensor that was asked for and not given
 
 
@@ -71,62 +76,93 @@ class CachedTeacher(TeacherSource):
     def signals(self, batch: Batch, keys: frozenset[Key], extra: Mapping[str, Any] | None = None) -> Features:
         if not keys or batch.teacher_outputs is not None:
             return self.inner.signals(batch, keys, extra)
-        ordered = sorted(keys, key=str)
+        with phase("cache"):
+            request = self._request(batch, keys, extra)
+            found = self.store.read(request.names, lambda records: self._answer(request, records))
+        if not isinstance(found, _Incomplete):
+            return found
+        part = _sub_batch(batch, found.missing, len(request.names)) if request.by_row else batch
+        fresh = self.inner.signals(part, frozenset(found.lacking), extra)
+        with phase("cache"):
+            self._take_in(request, found, self._cut(fresh, part, found))
+            return self._joined(request, found.rows)
+
+    def lookup(self, batch: Batch, keys: frozenset[Key], extra: Mapping[str, Any] | None = None) -> Features | None:
+        if not keys or batch.teacher_outputs is not None:
+            return None
+        request = self._request(batch, keys, extra)
+        found = self.store.read(request.names, lambda records: self._answer(request, records))
+        return None if isinstance(found, _Incomplete) else found
+
+    def _request(self, batch: Batch, keys: frozenset[Key], extra: Mapping[str, Any] | None) -> _Request:
         by_row = num_rows(batch.teacher) is not None
         if not by_row:
             self._warn_whole()
-        names = row_keys(batch.teacher) if by_row else [_whole_key(batch.teacher)]
         prefix = self._prefix(batch.task, extra)
-        wanted = [[_record_key(prefix, name, key) for key in ordered] for name in names]
-        rows = self._read(wanted)
-        missing = [i for i, row in enumerate(rows) if any(value is None for value in row)]
-        if missing:
-            lacking = [key for column, key in enumerate(ordered) if any(rows[i][column] is None for i in missing)]
-            part = _sub_batch(batch, missing, len(rows)) if by_row else batch
-            fresh = _split(self.inner.signals(part, frozenset(lacking), extra), part, lacking, len(missing), by_row)
-            self._write(fresh, missing, rows, wanted, ordered, lacking)
-        return _assemble(rows, batch, ordered, by_row)
+        names = [hashlib.blake2b(prefix + name, digest_size=16).digest()
+                 for name in (row_keys(batch.teacher) if by_row else [_whole_key(batch.teacher)])]
+        ordered = tuple(sorted(keys, key=str))
+        return _Request(ordered, tuple(map(_key_name, ordered)), names,
+                        RowLayout.of(batch.teacher if by_row else None), by_row)
 
     def _prefix(self, task: str, extra: Mapping[str, Any] | None) -> bytes:
         arguments = sorted((name, _describe(value)) for name, value in (extra or {}).items())
-        return f"{self.inner.fingerprint or self._identity}|{task}|{arguments}|{self.dtype}".encode()
+        return f"{VERSION}|{self.inner.fingerprint or self._identity}|{task}|{arguments}|{self.dtype}|".encode()
 
-    def _read(self, wanted: Sequence[Sequence[bytes]]) -> list[list[Row | None]]:
-        records = iter(self.store.get_many([key for row in wanted for key in row]))
-        return [[self._decoded(next(records)) for _ in row] for row in wanted]
+    def _answer(self, request: _Request, records: Sequence[Record | None]) -> Features | _Incomplete:
+        """What the records hold; while they are valid, so what is taken of an incomplete answer is copied."""
+        rows = [_columns(record, request.columns) for record in records]
+        missing = [i for i, row in enumerate(rows) if not all(row)]
+        if not missing:
+            return self._joined(request, rows)
+        lacking = [key for column, key in enumerate(request.keys) if any(not rows[i][column] for i in missing)]
+        copies = [[[_copied(values) for values in column] for column in row] for row in rows]
+        beside = {i: _others(records[i], request.columns) for i in missing}
+        return _Incomplete(copies, missing, lacking, beside)
 
-    def _decoded(self, record: bytes | None) -> Row | None:
-        if record is None:
-            return None
-        try:
-            return decode(record)
-        except CorruptRecordError as error:
-            warnings.warn(f"a damaged record of the teacher cache is computed again ({error})", stacklevel=4)
-            return None
+    def _cut(self, features: Features, batch: Batch, found: _Incomplete) -> list[dict[Key, Row]]:
+        """For each missing row, what is to be kept of each key that was lacking."""
+        layout = None if num_rows(batch.teacher) is None else RowLayout.of(batch.teacher)
+        size = len(found.missing)
+        rows: list[dict[Key, Row]] = [{key: [] for key in found.lacking} for _ in range(size)]
+        for key in found.lacking:
+            for tensor in _expand(features, key):
+                has_features = layout is not None and layout.has_features_last(key, tensor.dim())
+                for part in kept_form(tensor, self.dtype, has_features=has_features):
+                    cuts = [Values.of(part)] if layout is None else layout.cut(key, part, size)
+                    for row, values in zip(rows, cuts, strict=True):
+                        row[key].append(values)
+        return rows
 
-    def _write(
-        self,
-        fresh: Sequence[Sequence[Row]],
-        missing: Sequence[int],
-        rows: list[list[Row | None]],
-        wanted: Sequence[Sequence[bytes]],
-        ordered: Sequence[Key],
-        lacking: Sequence[Key],
-    ) -> None:
-        """Put fresh answers into ``rows`` where they were missing, and into the store in one transaction."""
-        columns = [ordered.index(key) for key in lacking]
+    def _take_in(self, request: _Request, found: _Incomplete, fresh: Sequence[Mapping[Key, Row]]) -> None:
+        """Put fresh answers into the rows where they were missing, and the rows into the store in one transaction."""
         items = []
-        for i, values in zip(missing, fresh, strict=True):
-            for column, value in zip(columns, values, strict=True):
-                if rows[i][column] is None:
-                    stored = [self._stored(tensor) for tensor in value] or [NOTHING]
-                    rows[i][column] = stored
-                    items.append((wanted[i][column], encode(stored)))
+        for i, answers in zip(found.missing, fresh, strict=True):
+            row = found.rows[i]
+            for key, values in answers.items():
+                column = request.keys.index(key)
+                row[column] = row[column] or values or [Values.of(NOTHING)]
+            named = found.beside[i] + [(name, values) for name, column in zip(request.columns, row, strict=True)
+                                       for values in column]
+            items.append((request.names[i], encode([values for _, values in named], [name for name, _ in named])))
         self.store.put_many(items)
 
-    def _stored(self, tensor: Tensor) -> Tensor:
-        tensor = tensor.detach().cpu()
-        return tensor.to(self.dtype) if self.dtype is not None and tensor.is_floating_point() else tensor
+    def _joined(self, request: _Request, rows: Sequence[Sequence[Row]]) -> Features:
+        """Tensors of the batch's own padding."""
+        features: dict[Key, Tensor] = {}
+        for column, key in enumerate(request.keys):
+            values = [row[column] for row in rows]
+            parts = [self._part(request, key, [row[number] for row in values])
+                     for number in range(0 if _is_nothing(values[0]) else len(values[0]))]
+            if self.dtype is torch.int8 and [part.dtype for part in parts] == [torch.int8, torch.float32]:
+                parts = [restored(parts)]
+            for head, part in enumerate(parts):
+                features[Key("logits", head) if key == Key("logits") else key] = part
+        return features
+
+    @staticmethod
+    def _part(request: _Request, key: Key, rows: Sequence[Values]) -> Tensor:
+        return request.layout.joined(key, rows) if request.by_row else _copied(rows[0]).tensor()
 
     def _warn_whole(self) -> None:
         if not self._warned:
@@ -136,8 +172,59 @@ class CachedTeacher(TeacherSource):
                           "same composition", stacklevel=4)
 
 
-def _record_key(prefix: bytes, name: bytes, key: Key) -> bytes:
-    return hashlib.blake2b(prefix + b"|" + name + b"|" + repr(tuple(key)).encode(), digest_size=16).digest()
+@dataclass(frozen=True)
+class _Request:
+    """What is asked of the store: keys in a fixed order and their names in a record, and the rows' names."""
+
+    keys: tuple[Key, ...]
+    columns: tuple[bytes, ...]
+    names: list[bytes]
+    layout: RowLayout
+    by_row: bool
+
+
+@dataclass(frozen=True)
+class _Incomplete:
+    """What the store had.
+
+    Attributes:
+        rows: by row and key; nothing where it had nothing.
+        missing: which rows lack something.
+        lacking: which keys any of them lacks.
+        beside: what the records of these rows hold under other names.
+    """
+
+    rows: list[list[Row]]
+    missing: list[int]
+    lacking: list[Key]
+    beside: Mapping[int, list[tuple[bytes, Values]]]
+
+
+def _columns(record: Record | None, names: tuple[bytes, ...]) -> list[Row]:
+    if record is not None:
+        try:
+            return columns_of(record, names)
+        except CorruptRecordError as error:
+            warnings.warn(f"a damaged record of the teacher cache is computed again ({error})", stacklevel=5)
+    return [[] for _ in names]
+
+
+def _others(record: Record | None, names: tuple[bytes, ...]) -> list[tuple[bytes, Values]]:
+    """Copies of what a record holds under other names; of a damaged one nothing."""
+    try:
+        found = [] if record is None else values_of(record)
+    except CorruptRecordError:
+        return []
+    return [(name, _copied(values)) for name, values in found if name not in names]
+
+
+def _copied(values: Values) -> Values:
+    return Values(values.dtype, values.array.copy())
+
+
+@lru_cache(maxsize=4096)
+def _key_name(key: Key) -> bytes:
+    return hashlib.blake2b(repr(tuple(key)).encode(), digest_size=NAME_BYTES).digest()
 
 
 def _whole_key(inputs: Any) -> bytes:
@@ -177,116 +264,5 @@ def _expand(features: Features, key: Key) -> list[Tensor]:
     return [features[Key("logits", head)] for head in range(heads)]
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """How the values of a batch's rows lie along its positions.
-
-    Attributes:
-        row_spans: the positions of each row that are no padding; None if nothing tells padding.
-        length: how many positions there are, with padding.
-        choices: how many texts a row has; 0 for one. All but logits have a value for each text.
-        has_spans: whether logits are one number a position, as for the start and the end of an answer.
-    """
-
-    row_spans: list[slice] | None
-    length: int = 0
-    choices: int = 0
-    has_spans: bool = False
-
-    @classmethod
-    def of(cls, inputs: Any) -> _Layout:
-        row_spans = spans(inputs)
-        if row_spans is None:
-            return cls(None)
-        mask, ids = inputs["attention_mask"], inputs.get("input_ids")
-        has_choices = mask.dim() == 3 and ids is not None and ids.shape == mask.shape
-        return cls(row_spans, mask.shape[-1], mask.shape[1] if has_choices else 0, "span_mask" in inputs)
-
-    def of_choices(self, key: Key) -> bool:
-        """Whether a row's value is one for each of its choices."""
-        return self.choices > 0 and key.kind != "logits"
-
-    def axes(self, key: Key, row_dim: int) -> tuple[int, ...]:
-        """The axes of one row's value that run over positions."""
-        if self.row_spans is None:
-            return ()
-        if key.kind.startswith("attention"):
-            return (row_dim - 2, row_dim - 1)
-        if key.kind == "logits" and self.has_spans:
-            return (row_dim - 1,)
-        return (row_dim - 2,) if row_dim == (3 if self.of_choices(key) else 2) else ()
-
-
-def _split(features: Features, batch: Batch, keys: Sequence[Key], size: int, by_row: bool) -> list[list[Row]]:
-    """For each row, for each key, the row's tensors without padding."""
-    tensors = [_expand(features, key) for key in keys]
-    if not by_row:
-        return [[list(values) for values in tensors]]
-    layout = _Layout.of(batch.teacher)
-    columns = [[_in_rows(key, value, layout, size) for value in values]
-               for key, values in zip(keys, tensors, strict=True)]
-    return [[[_trim(value[i], key, layout, i) for value in values] for key, values in zip(keys, columns, strict=True)]
-            for i in range(size)]
-
-
-def _in_rows(key: Key, value: Tensor, layout: _Layout, size: int) -> Tensor:
-    """A value with one entry a row, its choices along the second axis. Raises `OutputError`."""
-    num_texts = size * layout.choices if layout.of_choices(key) else size
-    fits = value.dim() > 0 and value.shape[0] == num_texts
-    if fits and layout.of_choices(key):
-        value = value.unflatten(0, (size, layout.choices))
-    if not fits or any(value.shape[axis + 1] != layout.length for axis in layout.axes(key, value.dim() - 1)):
-        raise OutputError(f"the teacher's {key} of shape {tuple(value.shape)} cannot be cached row by row: it should "
-                          f"start with {num_texts} rows and cover {layout.length or 'all'} positions; switch the cache "
-                          "off")
-    return value
-
-
-def _trim(row: Tensor, key: Key, layout: _Layout, index: int) -> Tensor:
-    if layout.row_spans is not None:
-        span = layout.row_spans[index]
-        for axis in layout.axes(key, row.dim()):
-            row = row.narrow(axis, span.start, span.stop - span.start)
-    return row
-
-
-def _assemble(rows: Sequence[Sequence[Row | None]], batch: Batch, keys: Sequence[Key], by_row: bool) -> Features:
-    """Tensors of the batch's own padding, with zeros (no attention, no answer) where it pads."""
-    layout = _Layout.of(batch.teacher if by_row else None)
-    features: dict[Key, Tensor] = {}
-    for column, key in enumerate(keys):
-        values = [row[column] or [] for row in rows]
-        for head in range(0 if _is_nothing(values[0]) else len(values[0])):
-            name = Key("logits", head) if key == Key("logits") else key
-            tensors = [value[head] for value in values]
-            if by_row:
-                padded = _padded(tensors, key, layout)
-                features[name] = padded.flatten(0, 1) if layout.of_choices(key) else padded
-            else:
-                features[name] = tensors[0]
-    return features
-
-
 def _is_nothing(row: Row) -> bool:
-    return len(row) == 1 and row[0].dtype == NOTHING.dtype and row[0].shape == NOTHING.shape
-
-
-def _padded(tensors: Sequence[Tensor], key: Key, layout: _Layout) -> Tensor:
-    axes = layout.axes(key, tensors[0].dim())
-    if layout.row_spans is None or not axes:
-        if len({tensor.shape for tensor in tensors}) > 1:
-            shapes = ", ".join(sorted({str(tuple(tensor.shape)) for tensor in tensors}))
-            raise OutputError(f"the teacher's {key} has other shapes in batches of other padding ({shapes} a row), so "
-                              "its rows cannot be put together again; switch the cache off, or pad every batch to one "
-                              "length")
-        return torch.stack(list(tensors))
-    shape = list(tensors[0].shape)
-    for axis in axes:
-        shape[axis] = layout.length
-    padding = LOWEST_SCORE if key.kind == ATTENTION_SCORES else 0.0
-    if key.kind == "logits" and layout.has_spans:
-        padding = -torch.inf
-    full = tensors[0].new_full([len(tensors), *shape], padding)
-    for target, tensor, span in zip(full, tensors, layout.row_spans, strict=True):
-        target[tuple(span if axis in axes else slice(None) for axis in range(len(shape)))] = tensor
-    return full
+    return len(row) == 1 and row[0].dtype == NOTHING.dtype and row[0].array.shape == (0,)

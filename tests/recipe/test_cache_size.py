@@ -91,13 +91,17 @@ MAPS = {Key(ATTENTION_SCORES, 1)}
 @pytest.mark.parametrize(("name", "keys", "dtype"), [
     ("text-classification", {LOGITS}, torch.float32),
     ("text-classification", {LOGITS, *LAYERS}, torch.bfloat16),
+    ("text-classification", {LOGITS, *LAYERS}, torch.int8),
     ("token-classification", {LOGITS}, torch.float32),
     ("token-classification", {LOGITS, *MAPS}, torch.float32),
     ("question-answering", {ALL_LOGITS}, torch.float32),
     ("question-answering", {ALL_LOGITS, *LAYERS}, torch.float32),
     ("sentence-embedding", {Key("embedding")}, torch.float32),
+    ("sentence-embedding", {Key("embedding")}, torch.int8),
     ("multiple-choice", {LOGITS}, torch.float32),
     ("multiple-choice", {LOGITS, *LAYERS}, torch.float32),
+    ("multiple-choice", {LOGITS, *LAYERS}, torch.int8),
+    ("token-classification", {LOGITS, *MAPS}, torch.int8),
 ])
 def test_the_estimate_is_what_the_stores_take(
     name: str, keys: set[Key], dtype: torch.dtype, encoder: str, write: Any, tmp_path: Path

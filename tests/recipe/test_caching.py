@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from stillhouse.cache_use import notes
 from stillhouse.errors import ConfigError
 from stillhouse.recipe.cache_size import AnswerSizes
-from stillhouse.recipe.caching import CachePlan, plan_cache, readable_bytes
+from stillhouse.recipe.caching import CachePlan, CacheWish, plan_cache
+from stillhouse.teachers import NoTeacher
 from stillhouse.types import LOGITS, Key
+from stillhouse.units import parse_bytes, readable_bytes
 
 KEYS = [LOGITS, Key("hidden", 0), Key("hidden", 2)]
 
@@ -24,11 +27,11 @@ class Usage(NamedTuple):
     free: int
 
 
-def choose(choice: str, **changes: Any) -> CachePlan:
+def choose(choice: str, dtype_name: str = "auto", budget: str | None = None, **changes: Any) -> CachePlan:
     values: dict[str, Any] = {
-        "dtype_name": "auto", "compute_dtype": None, "fingerprint": "teacher", "keys": KEYS,
+        "compute_dtype": None, "fingerprint": "teacher", "keys": KEYS,
         "sizes": AnswerSizes("rows", lambda key: 3 if key == LOGITS else 16, np.full(1000, 10))}
-    return plan_cache(choice, **{**values, **changes})
+    return plan_cache(CacheWish(choice, dtype_name, budget), **{**values, **changes})
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +65,7 @@ def test_the_estimate_counts_every_tensor_in_its_type() -> None:
     full, half = choose("memory"), choose("memory", dtype_name="bf16")
     values = 3 + 2 * 10 * 16
     assert full.bytes_per_row - half.bytes_per_row == 2 * (values + 1)  # 4 times 3 bytes are filled up to 16
-    assert full.bytes_per_row == 4 * (values + 1) + 3 * (16 + 16) + 16 + 2 * 24
+    assert full.bytes_per_row == 4 * (values + 1) + 3 * (24 + 16) + 16 + 2 * 24
     assert full.total_bytes == 1000 * full.bytes_per_row
     assert half.dtype is torch.bfloat16
 
@@ -91,6 +94,85 @@ def test_a_file_is_no_cache_folder(tmp_path: Path) -> None:
         choose(str(tmp_path / "file"))
 
 
-def test_bytes_are_readable() -> None:
-    found = [readable_bytes(count) for count in (7, 1500, 2e6, 3.21e9, 4e13)]
-    assert found == ["7 bytes", "1.5 kB", "2.0 MB", "3.2 GB", "40.0 TB"]
+def between(smaller: str, larger: str, choice: str = "auto") -> str:
+    """A budget in the middle of what two types take."""
+    return f"{(choose(choice, smaller).total_bytes + choose(choice, larger).total_bytes) // 2} bytes"
+
+
+def test_what_is_within_the_budget_is_kept_as_it_is() -> None:
+    needed = choose("auto").total_bytes
+    plan = choose("auto", budget=f"{needed} bytes")
+    assert (plan.kind, plan.dtype, plan.total_bytes) == ("disk", torch.float32, needed)
+    assert f"in all of a budget of {readable_bytes(needed)}, as float32" in plan.description
+
+
+@pytest.mark.parametrize("has_name", [True, False])
+def test_over_the_budget_single_precision_becomes_bfloat16_if_that_fits(has_name: bool) -> None:
+    budget = between("bf16", "fp32", "auto" if has_name else "memory")
+    plan = choose("auto", budget=budget, has_name=has_name)
+    assert (plan.kind, plan.dtype) == ("disk" if has_name else "memory", torch.bfloat16)
+    assert plan.total_bytes <= parse_bytes(budget) < choose("auto").total_bytes
+    assert ", as bfloat16, for as float32 they would take " in plan.description
+    assert f"and the budget is {readable_bytes(parse_bytes(budget))}" in plan.description
+
+
+@pytest.mark.parametrize("changes", [{"dtype_name": "fp32"}, {"dtype_name": "fp16"},
+                                     {"compute_dtype": torch.bfloat16}, {}])
+def test_what_fits_in_no_allowed_type_is_not_kept_and_the_plan_says_what_would(changes: dict[str, Any]) -> None:
+    plan = choose("auto", budget=between("int8", "bf16"), **changes)
+    assert plan.kind == "off" and plan.folder is None
+    said = plan.description
+    assert said.startswith("teacher cache: off, for the answers would take ")
+    assert "cache_dtype: int8 (" in said and "cache_dtype: bf16" not in said
+    assert "fewer layers" in said and "a larger budget" in said
+
+
+def test_a_type_in_the_recipe_is_not_exchanged_for_another() -> None:
+    plan = choose("auto", "fp32", budget=between("bf16", "fp32"))
+    assert plan.kind == "off" and "cache_dtype: bf16 (" in plan.description
+    assert choose("auto", "int8", budget=between("int8", "bf16")).dtype is torch.int8
+
+
+def test_logits_alone_cannot_have_fewer_layers() -> None:
+    assert "layers" not in choose("auto", budget="1 kB", keys=[LOGITS]).description
+
+
+@pytest.mark.parametrize("choice", ["memory", "./answers"])
+def test_a_chosen_place_that_is_over_the_budget_is_refused(choice: str) -> None:
+    budget = between("bf16", "fp32", choice)
+    with pytest.raises(ConfigError, match=r"^cache_budget: the answers would take .* as float32 and the budget "
+                                          r"is .*; write cache_dtype: bf16 \(.*\), or cache_dtype: int8 \(.*larger"):
+        choose(choice, budget=budget)
+    assert choose(choice, "bf16", budget=budget).kind == ("memory" if choice == "memory" else "disk")
+    assert choose("off", budget="0").kind == "off"
+
+
+def test_a_full_disk_never_changes_the_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a student learns must not depend on how much else lies on the disk."""
+    free = 2 * choose("auto", "bf16").total_bytes
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, free))
+    plan = choose("auto", budget="1 TB")
+    assert plan.kind == "off" and "stillhouse cache prune" in plan.description
+    assert "write cache_dtype: bf16 (" in plan.description
+    assert choose("auto", "bf16").kind == "disk"
+
+
+def test_the_store_says_whose_answers_it_holds(tmp_path: Path) -> None:
+    plan = choose(str(tmp_path / "answers"), "bf16", about={"teacher": "bert, fine-tuned", "task": "sorting"})
+    for _ in range(2):
+        _, store = plan.wrap(NoTeacher())
+        assert store is not None
+        store.close()
+    assert notes(tmp_path / "answers") == [{"teacher": "bert, fine-tuned", "task": "sorting", "dtype": "bfloat16"}]
+
+
+def test_of_a_byte_a_value_each_vector_has_a_scale_and_logits_are_float16() -> None:
+    full, small = choose("memory").bytes_per_row, choose("memory", "int8").bytes_per_row
+    logits, layer = 8, 10 * 16 + 10 * 4 + 8 + 2 * 8  # each tensor is filled up to 8, and says its shape
+    assert full - small == 4 * (3 + 1 + 2 * 10 * 16) - (logits + 2 * layer)
+
+
+def test_of_types_that_take_the_same_the_exacter_one_is_advised() -> None:
+    needed = choose("auto", "fp16", keys=[LOGITS]).total_bytes
+    said = choose("auto", "fp32", budget=f"{needed} bytes", keys=[LOGITS]).description
+    assert "bf16" in said and "int8" not in said

@@ -160,9 +160,10 @@ def test_a_layer_added_later_is_all_that_is_computed() -> None:
     size = len(cached.store)
     answer = cached.signals(batch, later)
     assert asked == [BOTH, frozenset({Key("hidden", 1)})]
-    assert len(cached.store) == size + len(ROWS)
+    assert len(cached.store) == size == len(ROWS)
     assert_same(answer, live().signals(batch, later), batch)
     cached.signals(batch, later)
+    cached.signals(batch, BOTH)
     assert len(asked) == 2
 
 
@@ -187,7 +188,8 @@ def test_only_what_is_missing_is_written() -> None:
     cached = CachedTeacher(live(), MemoryStore())
     cached.signals(batch_of(ROWS[:1]), frozenset({LOGITS}))
     cached.signals(batch_of(ROWS[1:2]), frozenset({Key("hidden", 0)}))
-    assert len(written_by(cached, batch_of(ROWS[:3]))) == 1 + 1 + 2
+    assert len(written_by(cached, batch_of(ROWS[:4]))) == 4
+    assert len(written_by(cached, batch_of(ROWS[2:5]))) == 1
     assert written_by(cached, batch_of(ROWS[:3])) == []
 
 
@@ -196,7 +198,7 @@ def test_duplicate_rows_are_stored_once() -> None:
     batch = batch_of([ROWS[0], ROWS[1], ROWS[0], ROWS[0]])
     for _ in range(2):
         assert_same(cached.signals(batch, BOTH), reference.signals(batch, BOTH), batch)
-    assert len(cached.store) == 2 * len(BOTH)
+    assert len(cached.store) == 2
 
 
 @pytest.mark.parametrize("damage", [lambda record: record[:-3], lambda record: record[:-1] + b"\x7f", lambda _: b""])

@@ -4,6 +4,7 @@
     records.py      tensors to bytes and back, with a checksum
     memory.py       MemoryStore, gone when the process ends
     lmdb_store.py   LmdbStore, a crash-safe folder that several processes may share
+    write_behind.py WriteBehindStore, in front of another, writes in a thread of its own
 
 A store of your own passes `stillhouse.testing.stores.StoreSuite`.
 """
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from stillhouse.teachers.stores.base import CorruptRecordError, SignalStore
 from stillhouse.teachers.stores.memory import MemoryStore
-from stillhouse.teachers.stores.records import decode, encode, record_bytes
+from stillhouse.teachers.stores.records import Values, columns_of, decode, encode, record_bytes, values_of
+from stillhouse.teachers.stores.write_behind import WriteBehindStore
 
 if TYPE_CHECKING:
     from stillhouse.teachers.stores.lmdb_store import LmdbStore
 
-__all__ = ["CorruptRecordError", "LmdbStore", "MemoryStore", "SignalStore", "decode", "encode", "record_bytes"]
+__all__ = ["CorruptRecordError", "LmdbStore", "MemoryStore", "SignalStore", "Values", "WriteBehindStore", "columns_of",
+           "decode", "encode", "record_bytes", "values_of"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from stillhouse.errors import StoreError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+Result = TypeVar("Result")
+Record = bytes | memoryview
 
 MAX_KEY_BYTES = 511
 """The longest key that every store takes; keys are usually digests of 16 to 32 bytes."""
@@ -23,10 +26,10 @@ class SignalStore(ABC):
     """Keeps records (bytes) by key (1 to 511 bytes). Records are opaque: see `records.encode` for their inside.
 
     **Atomicity.** `put_many` writes all of its items or none, also when the process is killed in the middle of it. A
-    `get_many` sees each `put_many` wholly or not at all.
+    `read` sees each `put_many` wholly or not at all.
 
     **Concurrency.** One store object may be used from several threads. A persistent store may be open in several
-    processes and, more than once, in one process; a record written by one is seen by every `get_many` that begins
+    processes and, more than once, in one process; a record written by one is seen by every `read` that begins
     later. A store inherited by a forked process works there too.
 
     **Durability.** When `put_many` of a persistent store returns, its items are in the files and survive the death of
@@ -36,7 +39,8 @@ class SignalStore(ABC):
     raises `CorruptRecordError` if not. A store that cannot be opened, read or written raises `StoreError` with the
     remedy.
 
-    **Ownership.** What `get_many` returns is a copy that stays valid after any later write and after `close`.
+    **Ownership.** What `read` hands out is valid inside the call alone and may lie in the store's own memory; what
+    `get_many` returns is a copy.
 
     **Closing.** `close` may be called twice; everything else raises `StoreError` once closed. A store is a context
     manager that closes itself. An empty store is falsy, as any empty container: test ``store is None``, not
@@ -49,8 +53,15 @@ class SignalStore(ABC):
     """Whether the records outlive the process."""
 
     @abstractmethod
+    def read(self, keys: Sequence[bytes], use: Callable[[list[Record | None]], Result]) -> Result:
+        """What ``use`` makes of the record of each key, in the order of ``keys``, None where there is none.
+
+        ``use`` must not call the store. Raises `StoreError`, and what ``use`` raises.
+        """
+
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The record of each key in the order of ``keys``, None where there is none. Raises `StoreError`."""
+        """Copies of the records. Raises `StoreError`."""
+        return self.read(keys, lambda records: [None if record is None else bytes(record) for record in records])
 
     @abstractmethod
     def put_many(self, items: Sequence[tuple[bytes, bytes]]) -> None:

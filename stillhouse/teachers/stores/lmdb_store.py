@@ -8,16 +8,18 @@ import shutil
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar, TypeVar, final
+from typing import ClassVar, final
 
 import lmdb
 
 from stillhouse.errors import ConfigError, StoreError
-from stillhouse.teachers.stores.base import SignalStore, check_keys
+from stillhouse.teachers.stores.base import Record, Result, SignalStore, check_keys
 
-Result = TypeVar("Result")
+if sys.platform != "win32":
+    import fcntl
 
 DEFAULT_MAP_SIZE_BYTES = 1 << 30
 _MIN_MAP_SIZE_BYTES = 1 << 16
@@ -41,15 +43,15 @@ class LmdbStore(SignalStore):
         self._environment = _acquire(Path(folder).resolve(), map_size_bytes)
         self._release = weakref.finalize(self, _give_back, self._environment)
 
-    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Copies, read in one transaction."""
+    def read(self, keys: Sequence[bytes], use: Callable[[list[Record | None]], Result]) -> Result:
+        """The records where they lie in the map, in one transaction."""
         check_keys(keys)
 
-        def get(env: lmdb.Environment) -> list[bytes | None]:
-            with env.begin() as txn:
-                return [txn.get(key) for key in keys]
+        def read(env: lmdb.Environment) -> Result:
+            with env.begin(buffers=True) as txn:
+                return use([txn.get(key) for key in keys])
 
-        return self._run(get)
+        return self._run(read)
 
     def put_many(self, items: Sequence[tuple[bytes, bytes]]) -> None:
         """One transaction, on disk when this returns. The map grows if it must."""
@@ -70,23 +72,56 @@ class LmdbStore(SignalStore):
         """The pages in use; the file never shrinks, overwritten pages are used again."""
         return self._run(_used_bytes)
 
+    def records_after(self, key: bytes, max_bytes: int) -> list[tuple[bytes, bytes]]:
+        """Copies of the pairs that follow ``key`` (b"": from the first), until they take ``max_bytes``, at least one.
+
+        Each call is a transaction of its own: one that stayed open would keep writers from using old pages again.
+        """
+        def read(env: lmdb.Environment) -> list[tuple[bytes, bytes]]:
+            found: list[tuple[bytes, bytes]] = []
+            taken = 0
+            with env.begin() as txn, txn.cursor() as cursor:
+                cursor.set_range(key)
+                for pair in cursor:
+                    if pair[0] != key:
+                        found.append(pair)
+                        taken += len(pair[1])
+                    if found and taken >= max_bytes:
+                        break
+            return found
+
+        return self._run(read)
+
+    def delete_many(self, keys: Sequence[bytes]) -> None:
+        """Remove records in one transaction; keys without one are passed over. The file keeps its size."""
+        def delete(env: lmdb.Environment) -> None:
+            with env.begin(write=True) as txn:
+                for key in keys:
+                    txn.delete(key)
+
+        self._run(delete)
+
     def close(self) -> None:
         """The folder itself is closed with the last store that this process has open on it."""
         self._release()
 
     def _run(self, action: Callable[[lmdb.Environment], Result], room_bytes: int = 0) -> Result:
-        with _lock:
-            if not self._release.alive:
-                raise StoreError(f"the store in {self._environment.folder} is closed: open it again to use it")
-            return self._environment.run(action, room_bytes)
+        if not self._release.alive:
+            raise StoreError(f"the store in {self._environment.folder} is closed: open it again to use it")
+        return self._environment.run(action, room_bytes)
 
 
 class _Environment:
-    """The one LMDB environment that this process has open on a folder, shared by its stores. Used under ``_lock``."""
+    """The one LMDB environment that this process has open on a folder, shared by its stores.
+
+    Several threads may run transactions at once: a reader does not wait for a writer's disk. The environment is
+    resized and shut while none runs.
+    """
 
     def __init__(self, folder: Path, map_size_bytes: int) -> None:
         self.folder = folder
         self.num_users = 0
+        self.num_running = 0
         self._map_size_bytes = _whole_pages(map_size_bytes)
         self._env: lmdb.Environment | None = None
 
@@ -95,29 +130,57 @@ class _Environment:
 
         ``room_bytes`` is what the action is about to write, for the size of a map that must grow.
         """
-        try:
-            while True:
-                try:
-                    env = self._opened()
-                except lmdb.MapResizedError:  # grown by another process meanwhile: opened again, it has the new size
+        while True:
+            try:
+                return self._run_once(action)
+            except (lmdb.MapFullError, lmdb.MapResizedError, lmdb.ReadersFullError) as hindrance:
+                self._mend(hindrance, room_bytes)
+            except (lmdb.Error, OSError) as error:
+                # Some failures leave an environment that refuses everything; a fresh one is cheap.
+                with _lock:
+                    _wait_for_idle([self])
                     self.shut()
-                    continue
-                try:
-                    return action(env)
-                except lmdb.MapFullError:
+                raise _explained(error, self.folder) from error
+
+    def _run_once(self, action: Callable[[lmdb.Environment], Result]) -> Result:
+        with _lock:
+            while _num_waiting:
+                _changed.wait()
+            env = self._opened()
+            self.num_running += 1
+        try:
+            return action(env)
+        finally:
+            with _lock:
+                self.num_running -= 1
+                self.retire_if_unused()
+                _changed.notify_all()
+
+    def _mend(self, hindrance: lmdb.Error, room_bytes: int) -> None:
+        """Remove what kept a transaction from running. Raises `StoreError` if that cannot be done."""
+        with _lock:
+            _wait_for_idle([self])
+            try:
+                if isinstance(hindrance, lmdb.ReadersFullError):
+                    if not self._opened().reader_check():  # frees the places of processes that were killed
+                        raise hindrance
+                elif isinstance(hindrance, lmdb.MapResizedError):
+                    self.shut()  # grown by another process: opened again, it has the new size
+                else:
+                    env = self._opened()
                     size_bytes = env.info()["map_size"]
                     grown_bytes = _whole_pages(size_bytes + max(size_bytes, 2 * room_bytes))
                     env.set_mapsize(grown_bytes)
                     self._map_size_bytes = grown_bytes
-                except lmdb.MapResizedError:
-                    env.set_mapsize(0)  # another process has grown it: take over its size
-                except lmdb.ReadersFullError:
-                    if not env.reader_check():  # frees the places of processes that were killed
-                        raise
-        except (lmdb.Error, OSError) as error:
-            # Some failures leave an environment that refuses everything; a fresh one is cheap.
+            except (lmdb.Error, OSError) as error:
+                self.shut()
+                raise _explained(error, self.folder) from error
+
+    def retire_if_unused(self) -> None:
+        """Close what no store uses any more; while a transaction runs, it is left to that one's end."""
+        if not self.num_users and not self.num_running and _environments.get(self.folder) is self:
             self.shut()
-            raise _explained(error, self.folder) from error
+            del _environments[self.folder]
 
     def shut(self) -> None:
         """Close the environment; the next `run` opens it again."""
@@ -141,6 +204,27 @@ class _Environment:
         return self._env
 
 
+@contextmanager
+def unopened(folder: str | Path) -> Iterator[bool]:
+    """Whether no process has a store open in this folder; if so, none can open it inside. On Windows always True,
+    where what is open cannot be moved or deleted anyway.
+    """
+    with _lock:
+        if Path(folder).resolve() in _environments:
+            yield False
+        elif sys.platform == "win32":
+            yield True
+        else:
+            with (Path(folder) / "lock.mdb").open("ab") as file:
+                try:
+                    # Whoever has the environment open holds a shared lock on this byte (see mdb_env_setup_locks).
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0)
+                except OSError:
+                    yield False
+                else:
+                    yield True
+
+
 def _acquire(folder: Path, map_size_bytes: int) -> _Environment:
     with _lock:
         environment = _environments.get(folder)
@@ -153,11 +237,10 @@ def _acquire(folder: Path, map_size_bytes: int) -> _Environment:
 
 
 def _give_back(environment: _Environment) -> None:
+    # Garbage collection may call this anywhere, also inside this thread's own transaction: it must not wait for one.
     with _lock:
         environment.num_users -= 1
-        if not environment.num_users:
-            environment.shut()
-            del _environments[environment.folder]
+        environment.retire_if_unused()
 
 
 def _used_bytes(env: lmdb.Environment) -> int:
@@ -203,17 +286,36 @@ def _whole_pages(size_bytes: int) -> int:
 
 
 # LMDB forbids to open an environment twice in one process, to resize a map that is being read and to use an environment
-# after a fork. So a process has one environment per folder, uses them under one lock, forks only while no transaction
-# is open, and closes the child's copies, which only unmaps them: locks and readers belong to the parent's process id.
+# after a fork. So a process has one environment per folder, forks only while no transaction runs, and closes the
+# child's copies, which only unmaps them: locks and readers belong to the parent's process id.
 _lock = threading.RLock()
+_changed = threading.Condition(_lock)
 _environments: dict[Path, _Environment] = {}
+_num_waiting = 0  # threads that wait until no transaction runs; none begins meanwhile
+
+
+def _wait_for_idle(environments: Iterable[_Environment]) -> None:
+    """Return, under the lock, when no transaction of this process runs on these environments."""
+    global _num_waiting
+    _num_waiting += 1
+    while any(environment.num_running for environment in environments):
+        _changed.wait()
+    _num_waiting -= 1
+    _changed.notify_all()
+
+
+def _before_fork() -> None:
+    _lock.acquire()
+    _wait_for_idle(_environments.values())
 
 
 def _after_fork_in_child() -> None:
+    global _num_waiting
+    _num_waiting = 0  # of threads that the child does not have
     for environment in _environments.values():
         environment.shut()
     _lock.release()
 
 
 if sys.platform != "win32":
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_lock.release, after_in_child=_after_fork_in_child)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, final
 
 from stillhouse.errors import StoreError
-from stillhouse.teachers.stores.base import SignalStore, check_keys
+from stillhouse.teachers.stores.base import Record, Result, SignalStore, check_keys
 
 
 @final
@@ -28,12 +28,13 @@ class MemoryStore(SignalStore):
         self._closed = False
         self._lock = threading.Lock()
 
-    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+    def read(self, keys: Sequence[bytes], use: Callable[[list[Record | None]], Result]) -> Result:
         """The records themselves: bytes cannot change."""
         check_keys(keys)
         with self._lock:
             self._check_open()
-            return [self._records.get(key) for key in keys]
+            records: list[Record | None] = [self._records.get(key) for key in keys]
+        return use(records)
 
     def put_many(self, items: Sequence[tuple[bytes, bytes]]) -> None:
         """One update of the dictionary under the lock."""

@@ -1,0 +1,53 @@
+"""Bytes and times as people write and read them: ``20 GB``, ``30d``. Powers of 1000."""
+
+from __future__ import annotations
+
+import re
+
+from stillhouse.errors import ConfigError
+
+_BYTES = {"bytes": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_BYTES_BY_WORD = {"": 1, "b": 1, "byte": 1} | {unit.lower(): factor for unit, factor in _BYTES.items()}
+_TIMES_S = {"m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
+_NUMBER_AND_UNIT = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-zA-Z]*)\s*")
+
+
+def readable_bytes(count: float) -> str:
+    """A number of bytes for people: ``3.4 MB``."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes from ``20 GB``, ``1.5tb`` or ``0``. Raises `ConfigError` for anything else, and for a missing unit."""
+    number, unit = _split(text)
+    factor = _BYTES_BY_WORD.get(unit.lower())
+    if factor is None or number is None or (number and not unit):
+        raise ConfigError(f"{text!r} is no size: write a number and a unit ({', '.join(_BYTES)}), as in 20 GB")
+    return round(number * factor)
+
+
+def readable_age(seconds_s: float) -> str:
+    """How long ago something was, for people: ``3 days ago``, ``just now``."""
+    for name, length_s in (("day", _TIMES_S["d"]), ("hour", _TIMES_S["h"]), ("minute", _TIMES_S["m"])):
+        count = int(seconds_s // length_s)
+        if count > 0:
+            return f"{count:,} {name}{'' if count == 1 else 's'} ago"
+    return "just now"
+
+
+def parse_age(text: str) -> float:
+    """Seconds from ``30d``, ``12h``, ``2w`` or ``90m``. Raises `ConfigError` for anything else."""
+    number, unit = _split(text)
+    factor_s = _TIMES_S.get(unit.lower())
+    if factor_s is None or number is None:
+        raise ConfigError(f"{text!r} is no time: write a number and a unit (m, h, d or w), as in 30d for 30 days")
+    return number * factor_s
+
+
+def _split(text: str) -> tuple[float | None, str]:
+    found = _NUMBER_AND_UNIT.fullmatch(text)
+    return (float(found[1]), found[2]) if found else (None, "")
