@@ -1,10 +1,11 @@
-"""The command line: ``stillhouse run``, ``plan``, ``schema``, ``inspect`` and ``demo``.
+"""The command line: ``stillhouse run``, ``plan``, ``schema``, ``inspect``, ``cache`` and ``demo``.
 
 Nothing heavy is imported until a command needs it, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
 
+import gc
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,14 +16,18 @@ from typing import Annotated, Any
 import typer
 
 from stillhouse import __version__
+from stillhouse.cache_care.commands import cache_app
 from stillhouse.errors import ConfigError, StillhouseError
+from stillhouse.interruption import InterruptedByUserError, interruptible
 
 UNEXPECTED_EXIT_CODE = 1
 USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130
+_PROFILE_STEPS = 20
 
 app = typer.Typer(name="stillhouse", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   rich_markup_mode=None, help="Distil a large language model into a small one.")
+app.add_typer(cache_app, name="cache")
 
 RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Option(
@@ -59,15 +64,23 @@ def run_command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in the output folder.")] = False,
     stage: Stage = None,
     allow_plugins: AllowPlugins = False,
+    profile: Annotated[bool, typer.Option(
+        "--profile", help="Measure where the time of 20 steps of the student goes, into OUTPUT/profile.")] = False,
+    profile_steps: Annotated[int | None, typer.Option(
+        metavar="N", min=1, help="Measure so many steps; implies --profile.")] = None,
 ) -> None:
     """Train a student as a recipe says, into a run folder."""
-    with _interruptible("; run again with --resume to go on"):
-        from stillhouse.recipe import load_recipe, run, run_seeds
+    with interruptible("; run again with --resume to go on"):
+        with _imports():
+            from stillhouse.recipe import load_recipe, run, run_seeds
 
         changes = overrides or []
+        measured = profile_steps or (_PROFILE_STEPS if profile else None)
         if seeds is None:
             run(load_recipe(recipe, changes, allow_plugins=allow_plugins, stage=stage), resume=resume,
-                overwrite=overwrite)
+                overwrite=overwrite, profile_steps=measured)
+        elif measured is not None:
+            raise ConfigError("--profile measures one run; leave --seeds out")
         elif stage is not None:
             raise ConfigError("--seeds runs all stages; leave --stage out, or run the stage once for each seed with "
                               "--set training.seed=N --set output=FOLDER-N")
@@ -80,8 +93,9 @@ def run_command(
 def plan_command(recipe: RecipeFile, overrides: Overrides = None, stage: Stage = None,
                  allow_plugins: AllowPlugins = False) -> None:
     """Say what a recipe would do, without doing it: models, sizes, steps, storage."""
-    with _interruptible(""):
-        from stillhouse.recipe import load_recipe, plan
+    with interruptible():
+        with _imports():
+            from stillhouse.recipe import load_recipe, plan
 
         typer.echo(plan(load_recipe(recipe, overrides or [], allow_plugins=allow_plugins, stage=stage)))
 
@@ -89,7 +103,7 @@ def plan_command(recipe: RecipeFile, overrides: Overrides = None, stage: Stage =
 @app.command("schema")
 def schema_command() -> None:
     """Print the JSON Schema of recipes, with which editors complete and check them."""
-    with _interruptible(""):
+    with interruptible():
         from stillhouse.recipe.json_schema import schema_text
 
         typer.echo(schema_text(), nl=False)
@@ -104,7 +118,7 @@ def inspect_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say how large a model is: parameters, memory, FLOPs per token."""
-    with _interruptible(""):
+    with interruptible():
         from stillhouse.inspection import inspect_models
 
         table = inspect_models(model, beside, depth=depth, sequence_length=sequence_length)
@@ -116,22 +130,24 @@ def demo_command(
     output: Annotated[str, typer.Option("--output", metavar="FOLDER", help="Where everything goes.")] = "runs/demo",
 ) -> None:
     """Distil a real teacher on real text in a few minutes."""
-    with _interruptible(""):
+    with interruptible():
         from stillhouse.demo.run import main as demo
 
         demo(Path(output))
 
 
-class _InterruptedError(Exception):
-    """Ctrl-C inside a command; the command-line library would turn KeyboardInterrupt into an exit of its own."""
-
-
 @contextmanager
-def _interruptible(advice: str) -> Iterator[None]:
+def _imports() -> Iterator[None]:
+    """For the import of torch and transformers, a fifth of whose time goes into looking for garbage among new modules.
+
+    What is there at the end stays, so that nothing looks at it again later.
+    """
+    gc.disable()
     try:
         yield
-    except KeyboardInterrupt as error:
-        raise _InterruptedError(f"interrupted{advice}") from error
+        gc.freeze()
+    finally:
+        gc.enable()
 
 
 def _numbers(text: str) -> list[int]:
@@ -155,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise
             print(f"error: {error}", file=sys.stderr)
             return USAGE_EXIT_CODE
-        except _InterruptedError as error:
+        except InterruptedByUserError as error:
             if debug:
                 raise
             print(error, file=sys.stderr)

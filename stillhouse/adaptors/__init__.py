@@ -1,6 +1,7 @@
 """Adaptors: translate a model's inputs and outputs into named tensors and masks."""
 
 from stillhouse.adaptors.base import Adaptor, Signals
+from stillhouse.adaptors.early_stop import StoppingEarly
 from stillhouse.adaptors.function import ADAPTOR_KEYS, FunctionAdaptor
 from stillhouse.adaptors.hugging_face import HuggingFaceAdaptor
 from stillhouse.adaptors.masked_lm import MaskedLMAdaptor
@@ -8,4 +9,4 @@ from stillhouse.adaptors.module_path import ModuleOutputs, ModulePathAdaptor
 from stillhouse.adaptors.sentence_embedding import EMBEDDING, SentenceEmbeddingAdaptor
 
 __all__ = ["ADAPTOR_KEYS", "EMBEDDING", "Adaptor", "FunctionAdaptor", "HuggingFaceAdaptor", "MaskedLMAdaptor",
-           "ModuleOutputs", "ModulePathAdaptor", "SentenceEmbeddingAdaptor", "Signals"]
+           "ModuleOutputs", "ModulePathAdaptor", "SentenceEmbeddingAdaptor", "Signals", "StoppingEarly"]

@@ -71,8 +71,9 @@ class HuggingFaceAdaptor(Adaptor):
 
     def run(self, model: nn.Module, inputs: Any, keys: frozenset[Key], extra: Mapping[str, Any]) -> Signals:
         arguments = dict(extra) | {"return_dict": True}
-        if indices(keys, "hidden"):
-            arguments["output_hidden_states"] = True
+        if hidden := indices(keys, "hidden"):
+            # Where models know selections, they hold on to these alone; elsewhere it counts as True.
+            arguments["output_hidden_states"] = list(hidden)
         if any(key.kind in _MAPS for key in keys):
             arguments["output_attentions"] = True
         if not isinstance(inputs, Mapping):

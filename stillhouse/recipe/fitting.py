@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,18 +18,22 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from stillhouse.errors import CheckpointError, ConfigError
+from stillhouse.errors import CheckpointError, ConfigError, PlanError
 from stillhouse.plan import Distillation
 from stillhouse.recipe import optimization
-from stillhouse.recipe.training_schema import TrainingSettings
+from stillhouse.recipe.compiling import compiled
+from stillhouse.recipe.training_schema import StudentTraining, TrainingSettings
 from stillhouse.tasks import EncodedSplit, Task
 from stillhouse.tasks.batching import EncodedRows
 from stillhouse.training import (
+    BatchSource,
     Evaluation,
     FitOptions,
     JsonLinesSink,
     LoaderSource,
     Precision,
+    PrefetchSource,
+    Profile,
     Sink,
     distributed,
     fit,
@@ -36,6 +41,7 @@ from stillhouse.training import (
 )
 from stillhouse.training.checkpoint import load_student, newest
 from stillhouse.training.randomness import seed_everything
+from stillhouse.training.touched_rows import only_touched_rows, word_table
 
 
 @dataclass(frozen=True)
@@ -83,12 +89,13 @@ class Ground:
 
 @dataclass(frozen=True)
 class Phase:
-    """Where one training keeps its things, and who watches."""
+    """Where one training keeps its things, who watches, and what is measured of it."""
 
     checkpoints_dir: Path
     events_path: Path
     resume: bool
     sinks: Sequence[Sink] = ()
+    profile: Profile | None = None
 
 
 def options_of(settings: TrainingSettings, num_batches: int, precision: Precision, device: torch.device,
@@ -113,6 +120,9 @@ def train(plan: Distillation, settings: TrainingSettings, precision: Precision, 
     if earlier is not None and earlier.data != ground.task.fingerprint:
         raise CheckpointError(f"the data has changed since the checkpoints in {phase.checkpoints_dir} were written; "
                               "bring the old data back, or start again with --overwrite")
+    if earlier is not None and earlier.finished and phase.profile is not None:
+        warnings.warn("the student is trained already, so that nothing was measured; --overwrite trains it again",
+                      stacklevel=2)
     if earlier is None or not earlier.finished:
         earlier = _fit(plan, settings, precision, ground, phase, earlier)
     best = phase.checkpoints_dir / f"gs{earlier.best_step}"
@@ -136,14 +146,16 @@ def _fit(plan: Distillation, settings: TrainingSettings, precision: Precision, g
     def keep_record(model: nn.Module, step: int) -> None:
         record(step).write(phase.checkpoints_dir)
 
-    source = _source(ground, settings)
+    source = _source(plan, ground, settings)
     options = options_of(settings, source.num_batches or 0, precision, ground.device, output_dir=phase.checkpoints_dir,
-                         resume=phase.resume, callback=keep_record, evaluation=_evaluation(ground, settings, precision))
+                         resume=phase.resume, callback=keep_record, profile=phase.profile,
+                         evaluation=_evaluation(ground, settings, precision))
     seed_everything(settings.seed)
     plan.student.to(ground.device)
     plan.objective.to(ground.device)
     optimizer, scheduler = _optimizer(plan, settings, source, options)
-    with _recomputed(plan.student, settings.gradient_checkpointing):
+    with (compiled(plan.student, settings), _recomputed(plan.student, settings.gradient_checkpointing),
+          _embeddings_updated(plan, settings, optimizer)):
         sinks = [JsonLinesSink(phase.events_path), *phase.sinks] if distributed.is_main() else []
         result = fit(plan, source, optimizer, dataclasses.replace(options, sinks=sinks), scheduler)
     done = record(result.steps, finished=True, best_step=result.best_step, reason=result.reason,
@@ -153,12 +165,14 @@ def _fit(plan: Distillation, settings: TrainingSettings, precision: Precision, g
     return done
 
 
-def _source(ground: Ground, settings: TrainingSettings) -> LoaderSource:
-    return LoaderSource(
-        ground.task.loader(ground.train, batch_size=settings.batch_size, seed=settings.seed, shuffle=True))
+def _source(plan: Distillation, ground: Ground, settings: TrainingSettings) -> PrefetchSource:
+    keys = plan.needs()["default"].teacher
+    loader = ground.task.loader(ground.train, batch_size=settings.batch_size, seed=settings.seed, shuffle=True)
+    return PrefetchSource(LoaderSource(loader), lambda batch: plan.teacher.lookup(batch, keys),
+                          pinned=ground.device.type == "cuda")
 
 
-def _optimizer(plan: Distillation, settings: TrainingSettings, source: LoaderSource,
+def _optimizer(plan: Distillation, settings: TrainingSettings, source: BatchSource,
                options: FitOptions) -> tuple[AdamW, LambdaLR]:
     """The optimizer over all that is trained, and its learning rate's schedule."""
     optimizer = optimization.adamw([plan.student, plan.objective], settings.learning_rate, settings.weight_decay)
@@ -189,6 +203,37 @@ def _evaluation(ground: Ground, settings: TrainingSettings, precision: Precision
         return ground.task.evaluate(model, ground.validation, autocast_dtype=precision.autocast_dtype).metrics
 
     return Evaluation(judge, monitor=ground.task.metric, patience=settings.early_stopping)
+
+
+@contextmanager
+def _embeddings_updated(plan: Distillation, settings: TrainingSettings, optimizer: AdamW) -> Iterator[None]:
+    """Word embeddings are updated inside as the settings say."""
+    if not _updates_touched_rows(settings):
+        yield
+        return
+    with only_touched_rows(word_table(plan.student), optimizer):
+        yield
+
+
+def _updates_touched_rows(settings: TrainingSettings) -> bool:
+    return isinstance(settings, StudentTraining) and settings.embedding_updates == "touched"
+
+
+def check_embedding_updates(model: nn.Module, settings: TrainingSettings, precision: Precision) -> None:
+    """Raise `ConfigError` if only the touched rows are to be updated and that cannot be."""
+    if not _updates_touched_rows(settings):
+        return
+    remedy = "set training.embedding_updates to all"
+    if distributed.world_size() > 1:
+        raise ConfigError(f"training.embedding_updates: touched works in one process, and there are "
+                          f"{distributed.world_size()}, whose weights would drift apart; {remedy}")
+    if precision.autocast_dtype is torch.float16:
+        raise ConfigError(f"training.embedding_updates: touched cannot skip the steps that overflow in fp16; {remedy}, "
+                          "or train in bf16 or fp32")
+    try:
+        word_table(model)
+    except PlanError as error:
+        raise ConfigError(f"training.embedding_updates: {error}; {remedy}") from error
 
 
 def check_gradient_checkpointing(model: nn.Module, settings: TrainingSettings, where: str) -> None:

@@ -26,7 +26,7 @@ from stillhouse.recipe.summary import results_text
 from stillhouse.recipe.teacher_training import teacher_phase, trained_teachers
 from stillhouse.recipe.versions import versions
 from stillhouse.tasks import Judgement
-from stillhouse.training import ConsoleSink, Sink, distributed
+from stillhouse.training import ConsoleSink, Profile, Sink, distributed
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,14 @@ class RunResult:
 
 @dataclass
 class Watch:
-    """Who sees a run: a console for words and progress bars, and further sinks for events."""
+    """Who sees a run: a console for words and progress bars, and further sinks for events.
+
+    ``profile_steps``: how many steps of the student's training are measured; None: none.
+    """
 
     console: Console
     sinks: Sequence[Sink] = ()
+    profile_steps: int | None = None
 
     def say(self, text: str) -> None:
         """Print a line, on one rank."""
@@ -60,6 +64,18 @@ class Watch:
         """The sinks of one training."""
         return [ConsoleSink(title), *self.sinks]
 
+    def profile(self, folder: Path) -> Profile | None:
+        """What is measured, into a folder."""
+        if self.profile_steps is None:
+            return None
+        return Profile(folder, self.profile_steps, tell=lambda found: self.say(f"{found}\nprofile: {folder}"))
+
+    def require_length(self, prepared: Prepared) -> None:
+        """Raise `PlanError` if a training is too short to be measured."""
+        profile = self.profile(Path(prepared.recipe.output))
+        if profile is not None:
+            profile.require(prepared.total_steps, prepared.device)
+
 
 def run_one(recipe: Recipe, *, resume: bool, overwrite: bool, watch: Watch) -> RunResult:
     """A recipe without stages."""
@@ -68,6 +84,7 @@ def run_one(recipe: Recipe, *, resume: bool, overwrite: bool, watch: Watch) -> R
         watch.say(f"{folder.path} is finished already")
         return RunResult(folder.path, folder.metrics())
     prepared = prepare(recipe)
+    watch.require_length(prepared)
     with folder.opened():
         metrics = _Execution(prepared, folder, watch).results()
         if distributed.is_main():
@@ -123,8 +140,9 @@ class _Execution:
         source, store = distilling.cache.wrap(distilling.plan.teacher)
         try:
             plan = dataclasses.replace(distilling.plan, teacher=source)
+            phase = self.folder.phase("student", self.watch.sinks_of("student"))
             record = train(plan, prepared.recipe.training, prepared.precision, prepared.ground,
-                           self.folder.phase("student", self.watch.sinks_of("student")))
+                           dataclasses.replace(phase, profile=self.watch.profile(self.folder.profile_dir)))
         finally:
             if store is not None:
                 store.close()

@@ -6,6 +6,7 @@
     checkpoints/gs*        the student's; checkpoints/teacher and checkpoints/contrast
     student/               the best student and its tokenizer, for ``from_pretrained``
     metrics.json           the results
+    profile/               profile.json and trace.json, if the run was started with --profile
 
 A run is finished when its results are there.
 """
@@ -37,7 +38,8 @@ _MAY_CHANGE = {"output", "name", "cache", "training.log_every", "teacher.train.l
 """What a resumed run may have otherwise than when it was started."""
 
 _PLUGINS = "plugins.json"
-_WRITTEN = ("recipe.yaml", _PLUGINS, "events*.jsonl", "checkpoints", "student", "metrics.json", ".writing-*")
+_WRITTEN = ("recipe.yaml", _PLUGINS, "events*.jsonl", "checkpoints", "student", "metrics.json", "profile",
+            ".writing-*")
 
 
 class RunFolder:
@@ -65,6 +67,11 @@ class RunFolder:
     def student_dir(self) -> Path:
         """The finished student."""
         return self.path / "student"
+
+    @property
+    def profile_dir(self) -> Path:
+        """What was measured of the student's training."""
+        return self.path / "profile"
 
     @property
     def is_finished(self) -> bool:

@@ -19,7 +19,7 @@ from stillhouse.training import Sink, distributed, resolve_device
 
 
 def run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, console: Console | None = None,
-        sinks: Sequence[Sink] = ()) -> RunResult:
+        sinks: Sequence[Sink] = (), profile_steps: int | None = None) -> RunResult:
     """Carry out a recipe. Everything is loaded and checked before the run folder is made.
 
     Args:
@@ -28,12 +28,13 @@ def run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, consol
         overwrite: delete the run that the output folder holds.
         console: where progress is told; stderr without.
         sinks: receive the events of every training, beside the run folder's own files.
+        profile_steps: measure where the time of so many steps of the student's training goes, into ``OUTPUT/profile``.
 
     Raises `UsageError` for what the recipe, the data or the models cannot do, `NonFiniteLossError`, `CheckpointError`
     and `StoreError`. After an error nothing half-written is left: no folder, or one that ``resume`` goes on with.
     """
     distributed.start(resolve_device(recipe.training.device))
-    watch = Watch(console or Console(stderr=True), sinks)
+    watch = Watch(console or Console(stderr=True), sinks, profile_steps)
     if recipe.stages:
         return run_stages(recipe, resume=resume, overwrite=overwrite, watch=watch)
     return run_one(recipe, resume=resume, overwrite=overwrite, watch=watch)
@@ -48,7 +49,8 @@ def run_stages(recipe: Recipe, *, resume: bool, overwrite: bool, watch: Watch) -
         RunFolder(stage, resume=resume, overwrite=overwrite)
     top = Path(recipe.output).expanduser()
     _require_no_other_run(top)
-    prepared_stages(recipe)
+    for prepared in prepared_stages(recipe):
+        watch.require_length(prepared)
     if distributed.is_main() and overwrite:
         (top / "metrics.json").unlink(missing_ok=True)
     results = []

@@ -86,3 +86,9 @@ class StudentTraining(TrainingSettings):
 
     device: str = "auto"
     """auto, cpu, cuda or cuda:1: where everything runs, the teacher included."""
+    compile: bool = False
+    """Compile the student's layers with torch.compile: the same gradients, after a minute or more at the start. It
+    needs a C++ compiler on a CPU, where it has not made any student faster that was measured, and Triton on CUDA."""
+    embedding_updates: Literal["all", "touched"] = "all"
+    """Which word embeddings AdamW updates at each step: all, or those of the batch's words alone, and the others when
+    they are read next. touched gives the same weights but for rounding; with a large vocabulary it saves a CPU time."""

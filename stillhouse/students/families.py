@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from transformers import PretrainedConfig
 
+from stillhouse.adaptors.layers import KNOWN_FAMILIES
 from stillhouse.errors import PlanError
 from stillhouse.students.networks import known_networks
 from stillhouse.students.shapes import OWN_MODEL
 
-FAMILIES = ("bert", "camembert", "deberta-v2", "distilbert", "electra", "ernie", "modernbert", "mpnet", "roberta",
-            "xlm-roberta")
-"""By ``model_type``; all are tested. In other families layers may share weights, or depend on their number unseen."""
+FAMILIES = KNOWN_FAMILIES
+"""By ``model_type``."""
 
 
 def require_known_family(config: PretrainedConfig) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from stillhouse.adaptors.layers import layer_lists
 from stillhouse.errors import PlanError
 from stillhouse.students.shapes import OWN_MODEL
 
@@ -54,13 +55,9 @@ def chosen(layers: Sequence[int], depth: int) -> tuple[int, ...]:
 def layer_list(model: nn.Module, depth: int) -> str:
     """The dotted name of the module list that holds the model's ``depth`` layers.
 
-    Raises `PlanError` if there is not exactly one (lists inside a found list are part of its layers).
+    Raises `PlanError` if there is not exactly one (see `layer_lists`).
     """
-    found: list[str] = []
-    for name, module in model.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer in found)
-        if isinstance(module, nn.ModuleList) and len(module) == depth and not inside:
-            found.append(name)
+    found = layer_lists(model, depth)
     if len(found) != 1:
         seen = f"{len(found)} lists ({', '.join(found)})" if found else "no list"
         raise PlanError(f"cannot tell the layers of a {type(model).__name__}: {seen} of {depth} modules found in it; "

@@ -145,6 +145,8 @@ class Task(abc.ABC, Generic[Spec]):
         """Whether training rows need no label, for something else says what is learned from them; not in every task."""
         self.read_also: Callable[[Rows, str], Mapping[str, Sequence[Any]]] | None = None
         """Gives further columns of a split's examples, which this task does not know of."""
+        self.limits_rows = False
+        """Whether rows beyond a limit need not be looked at: a row is an example, and nothing is learned of all."""
         self._splits: dict[str, Examples] = {}
         self._num_added = 0
 
@@ -187,6 +189,9 @@ class Task(abc.ABC, Generic[Spec]):
 
     def _read(self, source: str, split: str) -> Examples:
         rows = read_rows(source, split)
+        limit = self.spec.limit
+        if limit is not None and split == "train" and self.spec.validation is not None and self.limits_rows:
+            rows = rows.first(limit)
         examples = self.examples(rows, split)
         return examples if self.read_also is None else Examples({**examples.columns, **self.read_also(rows, split)})
 

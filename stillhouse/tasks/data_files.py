@@ -7,6 +7,7 @@ is a date), cannot say which row is broken, and copy every file into a cache.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import difflib
 import gzip
 import io
@@ -52,6 +53,11 @@ class Rows:
     def where(self, index: int) -> str:
         """How to name a row to people, who count from 1."""
         return f"{self.source}, row {(index if self.places is None else self.places[index]) + 1}"
+
+    def first(self, count: int) -> Rows:
+        """The first rows, all if there are not as many."""
+        columns = {name: values[:count] for name, values in self.columns.items()}
+        return dataclasses.replace(self, columns=columns, places=None if self.places is None else self.places[:count])
 
 
 def read_rows(source: str, split: str = "train") -> Rows:

@@ -5,6 +5,8 @@ from stillhouse.training.events import ConsoleSink, Event, JsonLinesSink, Sink, 
 from stillhouse.training.loop import fit, total_steps
 from stillhouse.training.options import Evaluation, FitOptions, FitResult
 from stillhouse.training.precision import Precision, resolve_device, resolve_precision
+from stillhouse.training.prefetch import PrefetchSource
+from stillhouse.training.profiling import Profile, StepProfile
 from stillhouse.training.saving import EverySteps, PerEpoch
 from stillhouse.training.sources import BatchSource, LoaderSource, TaskSource
 
@@ -21,7 +23,10 @@ __all__ = [
     "LoaderSource",
     "PerEpoch",
     "Precision",
+    "PrefetchSource",
+    "Profile",
     "Sink",
+    "StepProfile",
     "TaskSource",
     "TensorBoardSink",
     "fit",

@@ -12,6 +12,7 @@ from stillhouse.batches import to_device
 from stillhouse.errors import OutputError
 from stillhouse.modes import device_of
 from stillhouse.objective import Counts, Objective, Part
+from stillhouse.phases import phase
 from stillhouse.plan import Distillation
 from stillhouse.training.distributed import sum_over_ranks
 from stillhouse.training.precision import Precision
@@ -48,9 +49,11 @@ class Bundle(nn.Module):
         device = device_of(self.student)
         keys = objective.needs(progress).student
         with self.precision.autocast(device):
-            student, masks = self._adaptor_for(batch.task).run(self.student, batch.student, keys, extra)
-            masks = masks_of(batch, masks)
-            sums = objective(student, to_device(teacher, device), masks, progress)
+            with phase("student"):
+                student, masks = self._adaptor_for(batch.task).run(self.student, batch.student, keys, extra)
+            with phase("losses"):
+                masks = masks_of(batch, masks)
+                sums = objective(student, to_device(teacher, device), masks, progress)
         if not sums:
             raise OutputError(f"there is nothing to train on: no loss found its tensors in what the adaptors gave "
                               f"(student: {', '.join(map(str, student)) or 'nothing'}; "
@@ -63,7 +66,7 @@ class Bundle(nn.Module):
         """The counts of a micro-batch whose masks only its outputs tell: a forward without a graph."""
         objective = self.objective.for_task(batch.task)
         keys = objective.needs(progress).student
-        with self.precision.autocast(device_of(self.student)):
+        with phase("student"), self.precision.autocast(device_of(self.student)):
             masks = self._adaptor_for(batch.task).run(self.student, batch.student, keys, extra).masks
         return objective.counts(masks_of(batch, masks))
 
@@ -81,15 +84,10 @@ class WindowCounts:
     """
 
     def __init__(self, window: Sequence[Batch], local: Mapping[tuple[str, Over], Tensor]) -> None:
-        tasks = sorted({batch.task for batch in window})
-        micro_batches = [sum(b.task == task and not b.ghost for b in window) for task in tasks]
+        self._share = _shares(window)
         keys = sorted(local, key=str)
-        packed = torch.tensor([float(n) for n in micro_batches], dtype=torch.float64)
-        if keys:
-            packed = torch.cat([packed, torch.stack([local[key] for key in keys]).double().cpu()])
-        packed = sum_over_ranks(packed)
-        shares, totals = packed[: len(tasks)], packed[len(tasks):]
-        self._share: dict[str, float] = dict(zip(tasks, (shares / shares.sum().clamp_min(1)).tolist(), strict=True))
+        # They stay where they were counted: reading them would make every step wait for the device.
+        totals = sum_over_ranks(torch.stack([local[key] for key in keys]).double()) if keys else ()
         self._totals = dict(zip(keys, totals, strict=True))
 
     @classmethod
@@ -119,6 +117,16 @@ class WindowCounts:
                                   "add it to masks=, as (rows, positions) or (rows, 1)")
             counts[over] = self._totals[task, over]
         return counts
+
+
+def _shares(window: Sequence[Batch]) -> dict[str, float]:
+    """Each task's share of the window's micro-batches, on all ranks together."""
+    tasks = sorted({batch.task for batch in window})
+    if len(tasks) == 1:  # on every rank, since all draw the same tasks
+        return {tasks[0]: 1.0}
+    micro_batches = [float(sum(b.task == task and not b.ghost for b in window)) for task in tasks]
+    counted = sum_over_ranks(torch.tensor(micro_batches, dtype=torch.float64))
+    return dict(zip(tasks, (counted / counted.sum().clamp_min(1)).tolist(), strict=True))
 
 
 def add_counts(total: dict[tuple[str, Over], Tensor], task: str, counts: Counts) -> None:

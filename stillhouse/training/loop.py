@@ -15,13 +15,16 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from stillhouse import modes
 from stillhouse.batches import batch_to_device
 from stillhouse.errors import CheckpointError, DataError, PlanError
+from stillhouse.phases import phase, waiting
 from stillhouse.plan import Distillation
 from stillhouse.schedules import Constant
 from stillhouse.training import distributed
 from stillhouse.training.bundle import Bundle
 from stillhouse.training.events import CheckpointSaved, RunFinished, RunStarted
+from stillhouse.training.gradients import clip
 from stillhouse.training.keeper import Keeper
 from stillhouse.training.options import FitOptions, FitResult
+from stillhouse.training.profiling import meter
 from stillhouse.training.randomness import RandomTrack
 from stillhouse.training.recorder import Recorder
 from stillhouse.training.sources import BatchSource, Window, crossing_windows, epoch_windows
@@ -44,7 +47,7 @@ def fit(
     try:
         with modes.training(run.bundle):
             run.begin()
-            for window in run.windows():
+            for window in waiting("data", run.windows()):
                 if window.batches:
                     run.train_on(window)
                     due = options.save.after_step(run.step)
@@ -54,13 +57,17 @@ def fit(
                 if due and run.step != run.keeper.last_saved and run.save():
                     reason = "early stopping"
                     break
+                if window.batches:
+                    run.meter.after_step(window.batches)
                 if run.finished(window):
                     break
             if run.step != run.keeper.last_saved:
                 run.save()
+            run.meter.finish()
             seconds = time.perf_counter() - started
             run.recorder.emit(RunFinished(run.step, reason=reason, seconds_s=seconds))
     finally:
+        run.meter.close()
         run.recorder.close()
     return FitResult(run.step, reason, seconds, run.keeper.best_step, run.keeper.evaluations)
 
@@ -80,7 +87,10 @@ class _Run:
         self.recorder = Recorder(options.sinks, options.log_every)
         self.keeper = Keeper(plan.student, options, self.recorder)
         self.track = RandomTrack()
+        self.meter = meter(options.profile, options.device, str(options.precision))
         self.total_steps = total_steps(source, options)
+        if options.profile is not None and self.total_steps is not None:
+            options.profile.require(self.total_steps, options.device)
         self.step = self.epoch = self.consumed = 0
         _warn_of_batch_losses(plan, options.accumulation)
         if self.total_steps is None and _has_schedules(plan):
@@ -119,20 +129,26 @@ class _Run:
         self.step, self.epoch, self.consumed = self.step + 1, window.epoch, window.consumed
         batches = [batch for batch in window.batches if self.plan.objective.for_task(batch.task).trains(progress)]
         if batches:
-            batches = [batch_to_device(batch, self.options.device) for batch in batches]
-            self.optimizer.zero_grad(set_to_none=True)
+            with phase("data"):
+                batches = [batch_to_device(batch, self.options.device) for batch in batches]
+            with phase("optimizer"):
+                self.optimizer.zero_grad(set_to_none=True)
             result = accumulate_gradients(
                 self.plan, self.model, self.bundle, batches, progress, self.options.extra, self.scaler
             )
-            self.recorder.check_finite(self.step, result)
-            norm = self._clip()
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+            with phase("logging"):
+                self.recorder.check_finite(self.step, result)
+            with phase("optimizer"):
+                norm = self._clip()
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
             for _, objective in self.plan.objective.tasks():
                 objective.after_step(distributed.sum_over_ranks)
-            self.recorder.record(self.step, window.epoch, result, norm, self.optimizer)
+            with phase("logging"):
+                self.recorder.record(self.step, window.epoch, result, norm, self.optimizer)
         if self.scheduler is not None:
-            with warnings.catch_warnings():  # a step without weights or with overflow skips the optimizer, rightly
+            with phase("optimizer"), warnings.catch_warnings():
+                # A step without weights or with overflow skips the optimizer, rightly.
                 warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
                 self.scheduler.step()
 
@@ -142,6 +158,10 @@ class _Run:
 
     def save(self) -> bool:
         """Keep a checkpoint; whether training should stop early."""
+        with phase("checkpoints"):
+            return self._save()
+
+    def _save(self) -> bool:
         self.recorder.flush(self.step, self.epoch, self.optimizer)
         return self.keeper.keep(self.step, {
             "step": self.step, "epoch": self.epoch, "consumed": self.consumed,
@@ -167,7 +187,7 @@ class _Run:
             return None
         self.scaler.unscale_(self.optimizer)
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        return torch.nn.utils.clip_grad_norm_(trained, self.options.max_grad_norm)
+        return clip(trained, self.options.max_grad_norm)
 
     def _settings(self) -> dict[str, Any]:
         """What must be the same for a resume to make sense."""

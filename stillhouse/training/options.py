@@ -13,6 +13,7 @@ from torch import nn
 from stillhouse.errors import PlanError
 from stillhouse.training.events import Sink
 from stillhouse.training.precision import Precision
+from stillhouse.training.profiling import Profile
 from stillhouse.training.saving import EverySteps, SavePolicy
 
 Callback = Callable[..., Any]
@@ -51,6 +52,7 @@ class FitOptions:
         extra: keyword arguments for every forward of both models.
         callback: called as ``callback(model=student, step=step)`` after each checkpoint, on every rank; a mapping of
             numbers that it returns is logged.
+        profile: measure where the time of some steps goes; the training is the same.
     """
 
     num_epochs: float | None = None
@@ -68,6 +70,7 @@ class FitOptions:
     sinks: Sequence[Sink] = ()
     evaluation: Evaluation | None = None
     callback: Callback | None = None
+    profile: Profile | None = None
 
     def __post_init__(self) -> None:
         if (self.num_epochs is None) == (self.num_steps is None):

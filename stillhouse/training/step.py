@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.batches import num_rows
+from stillhouse.modes import device_of
+from stillhouse.phases import phase
 from stillhouse.plan import Distillation
 from stillhouse.training import distributed
 from stillhouse.training.bundle import Bundle, Measured, WindowCounts, add_counts, combine
@@ -53,16 +55,21 @@ def accumulate_gradients(
     result = StepResult(torch.zeros(()))
     for i, batch in enumerate(window):
         objective = plan.objective.for_task(batch.task)
-        teacher = plan.teacher.signals(batch, objective.needs(progress).teacher, extra)
+        teacher = batch.answers
+        if teacher is None:
+            with phase("teacher"):
+                teacher = plan.teacher.signals(batch, objective.needs(progress).teacher, extra)
         with distributed.synchronised(model, is_last=i == len(window) - 1):
             measured: Measured = model(batch, teacher, progress, extra)
             if counts is None:
                 counts = _opaque_counts(plan, bundle, window, measured, progress, extra)
-            loss, parts = combine(objective, batch.task, measured, counts, progress)
             share = counts.share(batch.task)
-            result.add(share, f"{batch.task}/" if prefixed else "", loss, parts)
+            with phase("losses"):
+                loss, parts = combine(objective, batch.task, measured, counts, progress)
+                result.add(share, f"{batch.task}/" if prefixed else "", loss, parts)
             if loss is not None and loss.requires_grad:
-                scaler.scale(loss * share * distributed.world_size()).backward()  # averaging over ranks divides again
+                with phase("backward"):  # averaging over ranks divides again
+                    scaler.scale(loss * share * distributed.world_size()).backward()
     return result
 
 
@@ -98,7 +105,9 @@ def _opaque_counts(
         return WindowCounts(window, local)
     if rest:
         _warn_survey()
-    with torch.random.fork_rng():  # the real forwards then draw the very same dropout
+    device = device_of(bundle.student)
+    # The real forwards then draw the very same dropout.
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         for batch in rest:
             add_counts(local, batch.task, bundle.survey(batch, progress, extra))
     return WindowCounts(window, local)

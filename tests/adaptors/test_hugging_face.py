@@ -315,3 +315,12 @@ def test_the_model_never_sees_what_stands_beside_its_inputs(kind: Any, logits: A
 def test_a_model_without_a_start_is_named() -> None:
     with pytest.raises(OutputError, match="the model gave no start_logits; its outputs were logits"):
         HuggingFaceAdaptor("spans").run(bert(), INPUTS, frozenset({LOGITS}), {})
+
+
+def test_only_the_hidden_states_asked_for_are_held() -> None:
+    if not hasattr(pytest.importorskip("transformers.utils.output_capturing"), "selected_hidden_states"):
+        pytest.skip("this version of transformers gives all hidden states or none")
+    model, held = bert(), []
+    model.register_forward_hook(lambda module, args, outputs: held.append([x is None for x in outputs.hidden_states]))
+    HuggingFaceAdaptor("rows").run(model, INPUTS, frozenset({Key("hidden", 0), Key("hidden", -1)}), {})
+    assert held == [[False, True, False]]

@@ -125,6 +125,8 @@ def test_a_hub_id_names_its_config_and_split(monkeypatch: pytest.MonkeyPatch) ->
         ("rows.csv", "text,label\n", "there are no rows"),
         ("rows.json", "[]", "there are no rows"),
         ("rows.jsonl", '{"text": "a"}\n{"text": \n', r"row 2: not readable as JSON"),
+        ("rows.jsonl", '{"text": "a"}\n{"text": "b"} {"text": "c"}\n', r"row 2: not readable as JSON \(Extra data"),
+        ("rows.jsonl", '{"text": "a"}\n,\n', r"row 2: not readable as JSON \(Expecting value"),
         ("rows.json", '{"text": "a"}\n{"text": \n', r"row 2: not readable as JSON"),
         ("rows.json", '[{"text": "a"},', "not readable as JSON list|not readable as a JSON list"),
         ("rows.jsonl", '{"text": "a"}\n["b"]\n', "row 2: a list; a row is a JSON object"),

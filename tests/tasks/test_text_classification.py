@@ -83,6 +83,18 @@ def test_a_limit_keeps_the_first_rows_and_all_label_names(spec: TextClassificati
     assert loaded(changed(spec, limit=1000)).num_rows["train"] == 40
 
 
+def test_what_lies_beyond_a_limit_is_read_only_for_the_names_of_labels(write: Write) -> None:
+    short = [{"text": "good", "label": "yes"}, {"text": "bad", "label": "no"}]
+    spec = TextClassificationData.of(train=write("long.jsonl", *short, {"text": "odd", "label": "perhaps"}),
+                                     validation=write("short.jsonl", *short), limit=2)
+    assert loaded(spec).label_names == ("no", "perhaps", "yes")
+    listed = {"label_names": ["no", "yes"]}
+    assert list(loaded(changed(spec, **listed)).split("train")["label"]) == [1, 0]
+    for wrong in (changed(spec, **listed, limit=3), changed(spec, **listed, validation=None)):
+        with pytest.raises(DataError, match="perhaps"):
+            loaded(wrong)
+
+
 def test_a_split_that_is_not_there_is_named(spec: TextClassificationData) -> None:
     task = loaded(changed(spec, test=None))
     with pytest.raises(DataError, match=r"no test split; set data\.test\. There are: train, validation"):
