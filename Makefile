@@ -3,13 +3,14 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo test check bench clean
 
 help:
 	@echo "make setup   create $(VENV) with everything the other targets need (PYTHON=python3.12 chooses the interpreter)"
 	@echo "make demo    distil a real teacher on real text, a few minutes on two cores"
 	@echo "make test    run the tests"
 	@echo "make check   lint, types, import floors, changelog"
+	@echo "make bench   measure speed, quality, growth and start-up, and write the tables of docs/performance.md"
 	@echo "make clean   remove $(VENV) and every tool's cache"
 
 setup: $(STAMP)
@@ -28,6 +29,11 @@ test: setup
 check: setup
 	scripts/check
 
+# Results of an interrupted run stay. For a GPU: python -m benchmarks gpu
+bench: setup
+	$(VENV)/bin/python -m benchmarks speed quality scaling startup $(BENCH)
+	$(VENV)/bin/python -m benchmarks.table
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
-	find stillhouse tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find stillhouse tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
