@@ -90,8 +90,9 @@ class CachedTeacher(TeacherSource):
     def lookup(self, batch: Batch, keys: frozenset[Key], extra: Mapping[str, Any] | None = None) -> Features | None:
         if not keys or batch.teacher_outputs is not None:
             return None
-        request = self._request(batch, keys, extra)
-        found = self.store.read(request.names, lambda records: self._answer(request, records))
+        with phase("cache"):
+            request = self._request(batch, keys, extra)
+            found = self.store.read(request.names, lambda records: self._answer(request, records))
         return None if isinstance(found, _Incomplete) else found
 
     def _request(self, batch: Batch, keys: frozenset[Key], extra: Mapping[str, Any] | None) -> _Request:

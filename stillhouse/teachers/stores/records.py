@@ -101,7 +101,7 @@ def encode(tensors: Sequence[Tensor | Values], names: Sequence[bytes] | None = N
         shape = array.shape  # which the next line makes (1,) of ()
         array = np.ascontiguousarray(array)
         layout.append(_TENSOR.pack(name, code, len(shape)) + struct.pack(f"<{len(shape)}Q", *shape))
-        padded: list[memoryview | bytes] = [memoryview(array), bytes(_padded(array.nbytes) - array.nbytes)]
+        padded: list[memoryview | bytes] = [array.data, bytes(_padded(array.nbytes) - array.nbytes)]
         checksums.append(_checksum(padded))
         values += padded
     header = b"".join(layout) + struct.pack(f"<{len(checksums)}Q", *checksums)
