@@ -19,6 +19,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from stillhouse.errors import CheckpointError, ConfigError, PlanError
+from stillhouse.modes import device_of
 from stillhouse.plan import Distillation
 from stillhouse.recipe import optimization
 from stillhouse.recipe.compiling import compiled
@@ -42,6 +43,9 @@ from stillhouse.training import (
 from stillhouse.training.checkpoint import load_student, newest
 from stillhouse.training.randomness import seed_everything
 from stillhouse.training.touched_rows import only_touched_rows, word_table
+
+_LARGE_TABLE = 1_000_000
+"""Numbers of a table of word embeddings from which on it is worth passing over the rows that a step does not touch."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ def _fit(plan: Distillation, settings: TrainingSettings, precision: Precision, g
     plan.objective.to(ground.device)
     optimizer, scheduler = _optimizer(plan, settings, source, options)
     with (compiled(plan.student, settings), _recomputed(plan.student, settings.gradient_checkpointing),
-          _embeddings_updated(plan, settings, optimizer)):
+          _embeddings_updated(plan, settings, precision, optimizer)):
         sinks = [JsonLinesSink(phase.events_path), *phase.sinks] if distributed.is_main() else []
         result = fit(plan, source, optimizer, dataclasses.replace(options, sinks=sinks), scheduler)
     done = record(result.steps, finished=True, best_step=result.best_step, reason=result.reason,
@@ -206,34 +210,48 @@ def _evaluation(ground: Ground, settings: TrainingSettings, precision: Precision
 
 
 @contextmanager
-def _embeddings_updated(plan: Distillation, settings: TrainingSettings, optimizer: AdamW) -> Iterator[None]:
+def _embeddings_updated(plan: Distillation, settings: TrainingSettings, precision: Precision,
+                        optimizer: AdamW) -> Iterator[None]:
     """Word embeddings are updated inside as the settings say."""
-    if not _updates_touched_rows(settings):
+    if not _updates_touched_rows(plan.student, settings, precision):
         yield
         return
     with only_touched_rows(word_table(plan.student), optimizer):
         yield
 
 
-def _updates_touched_rows(settings: TrainingSettings) -> bool:
-    return isinstance(settings, StudentTraining) and settings.embedding_updates == "touched"
+def _updates_touched_rows(model: nn.Module, settings: TrainingSettings, precision: Precision) -> bool:
+    """Whether AdamW works on the rows of the batch's words alone."""
+    if not isinstance(settings, StudentTraining) or settings.embedding_updates == "all":
+        return False
+    if settings.embedding_updates == "touched":
+        return True
+    if device_of(model).type != "cpu" or _obstacle_to_touched_rows(model, precision):
+        return False
+    return word_table(model).weight.numel() >= _LARGE_TABLE
+
+
+def _obstacle_to_touched_rows(model: nn.Module, precision: Precision) -> str:
+    """Why only all word embeddings can be updated; empty if nothing is in the way."""
+    number = distributed.world_size()
+    if number > 1:
+        return f"touched works in one process, and there are {number}, whose weights would drift apart"
+    if precision.autocast_dtype is torch.float16:
+        return "touched cannot skip the steps that overflow in fp16, but in bf16 and fp32 nothing does"
+    try:
+        word_table(model)
+    except PlanError as error:
+        return str(error)
+    return ""
 
 
 def check_embedding_updates(model: nn.Module, settings: TrainingSettings, precision: Precision) -> None:
     """Raise `ConfigError` if only the touched rows are to be updated and that cannot be."""
-    if not _updates_touched_rows(settings):
+    if not isinstance(settings, StudentTraining) or settings.embedding_updates != "touched":
         return
-    remedy = "set training.embedding_updates to all"
-    if distributed.world_size() > 1:
-        raise ConfigError(f"training.embedding_updates: touched works in one process, and there are "
-                          f"{distributed.world_size()}, whose weights would drift apart; {remedy}")
-    if precision.autocast_dtype is torch.float16:
-        raise ConfigError(f"training.embedding_updates: touched cannot skip the steps that overflow in fp16; {remedy}, "
-                          "or train in bf16 or fp32")
-    try:
-        word_table(model)
-    except PlanError as error:
-        raise ConfigError(f"training.embedding_updates: {error}; {remedy}") from error
+    obstacle = _obstacle_to_touched_rows(model, precision)
+    if obstacle:
+        raise ConfigError(f"training.embedding_updates: {obstacle}; set training.embedding_updates to all")
 
 
 def check_gradient_checkpointing(model: nn.Module, settings: TrainingSettings, where: str) -> None:

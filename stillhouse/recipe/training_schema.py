@@ -89,6 +89,7 @@ class StudentTraining(TrainingSettings):
     compile: bool = False
     """Compile the student's layers with torch.compile: the same gradients, after a minute or more at the start. It
     needs a C++ compiler on a CPU, where it has not made any student faster that was measured, and Triton on CUDA."""
-    embedding_updates: Literal["all", "touched"] = "all"
+    embedding_updates: Literal["auto", "all", "touched"] = "auto"
     """Which word embeddings AdamW updates at each step: all, or those of the batch's words alone, and the others when
-    they are read next. touched gives the same weights but for rounding; with a large vocabulary it saves a CPU time."""
+    they are read next. touched gives the same weights but for rounding; with a large vocabulary it saves a CPU time.
+    auto is touched on a CPU where that is possible and the table is large."""

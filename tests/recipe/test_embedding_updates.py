@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from transformers import BertConfig, BertForMaskedLM
+from torch import nn
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from stillhouse.errors import ConfigError
-from stillhouse.recipe import Recipe, run
+from stillhouse.recipe import Recipe, fitting, run
 from stillhouse.recipe.fitting import check_embedding_updates
-from stillhouse.recipe.training_schema import StudentTraining
+from stillhouse.recipe.training_schema import StudentTraining, TeacherTraining, TrainingSettings
 from stillhouse.training import Precision, Sink, distributed
 from stillhouse.training.events import CheckpointSaved, Event
 
@@ -70,3 +72,20 @@ def test_a_recipe_is_checked_before_training(make_recipe: MakeRecipe, console: C
     del values["data"]["label"]
     with pytest.raises(ConfigError, match="embedding_updates: the word embeddings"):
         run(Recipe.from_dict(values), console=console)
+
+
+def test_auto_is_touched_for_large_tables_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = BertForSequenceClassification(BertConfig(vocab_size=99, hidden_size=8, num_hidden_layers=1,
+                                                     num_attention_heads=1, intermediate_size=8))
+    large = BertForSequenceClassification(BertConfig(vocab_size=31_250, hidden_size=32, num_hidden_layers=1,
+                                                     num_attention_heads=1, intermediate_size=8))
+    auto, every = StudentTraining(epochs=1), StudentTraining(epochs=1, embedding_updates="all")
+
+    def chosen(model: nn.Module, settings: TrainingSettings = auto, precision: Precision | None = None) -> bool:
+        return fitting._updates_touched_rows(model, settings, precision or Precision())
+
+    assert chosen(large) and not chosen(small) and not chosen(large, every)
+    assert not chosen(large, TeacherTraining(epochs=1)) and not chosen(large, precision=Precision(torch.float16))
+    assert not chosen(BertForMaskedLM(TIED)) and not chosen(copy.deepcopy(large).to("meta"))
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    assert not chosen(large)
