@@ -7,8 +7,6 @@ to LAST into the store there, then asks for random ones of all rows so far, and 
 from __future__ import annotations
 
 import json
-import os
-import resource
 import subprocess
 import sys
 import time
@@ -19,6 +17,7 @@ from typing import Any, final
 import numpy as np
 import torch
 
+from benchmarks import memory
 from benchmarks.machine import REPOSITORY
 from stillhouse.teachers import CachedTeacher, TeacherSource
 from stillhouse.teachers.stores import LmdbStore
@@ -96,18 +95,10 @@ def _measured(folder: Path, first: int, last: int, num_reads: int) -> dict[str, 
         "read_ms_a_batch": 1000 * float(np.median(seconds)),
         "read_ms_a_batch_p99": 1000 * float(np.percentile(seconds, 99)),
         "read_rows_per_second": BATCH_SIZE / float(np.median(seconds)), "batch_size": BATCH_SIZE,
-        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "anonymous_mb": _anonymous_mb(),
+        "peak_rss_mb": memory.peak_mb(),
+        "anonymous_mb": memory.anonymous_mb(),
     }
 
-
-def _anonymous_mb() -> int | None:
-    """Memory without pages of files, which the system takes back when it needs them; None where it cannot tell."""
-    try:
-        lines = Path(f"/proc/{os.getpid()}/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) // 1024 for line in lines if line.startswith("RssAnon:")), None)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ RATIOS = {
     "ten epochs / original": ("ten epochs / original", "15 (goal 20)"),
     "second student / original": ("a second student on the same cache / original", "20 (goal 25)"),
     "live teacher / original": ("live teacher, no cache / original", ""),
-    "live teacher / minimal loop": ("live teacher / minimal loop", "0.97"),
+    "live teacher / minimal loop": ("live teacher, all word embeddings updated / minimal loop", "0.97"),
+    "labels / original": ("the student alone on labels, without any teacher / original", ""),
     "ten epochs / trainer, as blogs": ("ten epochs / transformers.Trainer as blogs write it", "10"),
     "ten epochs / trainer, tuned": ("ten epochs / transformers.Trainer tuned", "2.2"),
     "later epochs, logits only / labels": ("cached, logits only / the student alone on labels", "0.95"),
@@ -89,7 +90,10 @@ def _ratios(figures: Figures) -> str:
     measured = figures["ratios"]
     rows = [(text, *(f"{measured[name][of]:.2f}" for of in ("median", "low", "high", "of_totals")), least)
             for name, (text, least) in RATIOS.items() if name in measured]
-    return _markdown(("times as fast", "median", "lowest", "highest", "of all turns", "at least"), rows)
+    table = _markdown(("times as fast", "median", "lowest", "highest", "of all turns", "at least"), rows)
+    whole = [(name, f"{value / 60:.1f}") for name, value in figures.get("ten_epochs_s", {}).items()]
+    return "\n\n".join([table, _markdown(("ten epochs of the benchmark's rows, extrapolated", "minutes"), whole)]
+                       if whole else [table])
 
 
 def _quality(figures: Figures) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from typing import IO, Any, Protocol
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from benchmarks import memory
 from benchmarks.setting import Job
 
 _TAIL_BYTES = 3000
@@ -58,8 +58,7 @@ class Pace:
             return
         _finish_device()
         seconds = None if self._started is None else time.perf_counter() - self._started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        self._replies.write(json.dumps({"seconds": seconds, "peak_rss_mb": round(peak / 1024)}) + "\n")
+        self._replies.write(json.dumps({"seconds": seconds, "peak_rss_mb": memory.peak_mb()}) + "\n")
         if sys.stdin.readline().strip() != "go":
             raise StoppedError
         self._left = self._turn_steps

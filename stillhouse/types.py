@@ -33,6 +33,7 @@ LOGITS = Key("logits", 0)
 ALL_LOGITS = Key("logits")  # every logits head the adaptor gives, however many
 LABELS = Key("labels")
 USER_LOSSES = Key("losses")
+GRAM = "gram"  # a form: similarities between positions, in place of the two hidden states that they are made of
 ATTENTION_SCORES = "attention_scores"  # a kind: attention before its softmax, or the logarithm of probabilities
 _MODULE = "module:"
 

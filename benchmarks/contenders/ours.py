@@ -1,4 +1,4 @@
-"""Our own run of a recipe, in five variants. Nothing is left out: teacher, cache, loop and log are those of a user."""
+"""Our own run of a recipe, in seven variants. Nothing is left out: teacher, cache, loop and log are those of a user."""
 
 from __future__ import annotations
 
@@ -20,18 +20,26 @@ class Variant:
         skipped_epochs: how many epochs go by before the timed one; the first fills the cache.
         matches: whether layers are matched; the logits alone otherwise.
         taught: whether there is a teacher at all; the labels alone otherwise.
+        all_rows: whether AdamW updates every word embedding at each step, as other loops do.
+        cache_of: the variant whose cache is read; its own if nothing is said.
+        seed: added to the setting's seed, for another student.
     """
 
     cached: bool = False
     skipped_epochs: int = 0
     matches: bool = True
     taught: bool = True
+    all_rows: bool = False
+    cache_of: str = ""
+    seed: int = 0
 
 
 VARIANTS = {
     "first-epoch": Variant(cached=True),
     "later-epochs": Variant(cached=True, skipped_epochs=1),
+    "second-student": Variant(cached=True, cache_of="later-epochs", seed=1),
     "live": Variant(),
+    "live-all-rows": Variant(all_rows=True),
     "later-logits": Variant(cached=True, skipped_epochs=1, matches=False),
     "labels": Variant(skipped_epochs=1, taught=False),  # so that it reads the batches that later epochs read
 }
@@ -54,8 +62,9 @@ def recipe_values(job: Job, name: str) -> dict[str, Any]:
                  "max_length": setting.max_length},
         "distillation": learned if variant.taught else {"loss_weight": 0, "hard_label_weight": 1},
         "training": {"epochs": 1 + variant.skipped_epochs, "batch_size": setting.batch_size,
-                     "learning_rate": setting.learning_rate, "seed": job.seed},
-        "cache": str(folder / f"cache-{name}") if variant.cached else "off",
+                     "learning_rate": setting.learning_rate, "seed": job.seed + variant.seed,
+                     "embedding_updates": "all" if variant.all_rows else "auto"},
+        "cache": str(folder / f"cache-{variant.cache_of or name}") if variant.cached else "off",
         "output": str(folder / f"run-{name}"),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -84,8 +85,9 @@ def _about_teacher(file: Path) -> tuple[str, ...]:
 
 
 def _leftovers(place: Path) -> Iterator[Item]:
-    return (Item(folder, "leftover", (), _size_bytes(folder), folder.stat().st_mtime)
-            for folder in place.glob(".*") if _is_leftover(folder))
+    for folder in filter(_is_leftover, place.glob(".*")):
+        with suppress(FileNotFoundError):  # gone meanwhile, by another process
+            yield Item(folder, "leftover", (), _size_bytes(folder), folder.stat().st_mtime)
 
 
 def _is_leftover(folder: Path) -> bool:

@@ -77,6 +77,8 @@ def as_tokens(tensor: Tensor) -> Tensor:
 
 def blank(values_BLX: Tensor, mask_BL: Tensor) -> Tensor:
     """Zeros where the mask is 0, whatever stood there (NaN included); no gradient reaches those places."""
+    if mask_BL.device.type == "cpu" and bool(mask_BL.all()):  # rows of one length: nothing to copy; a GPU would wait
+        return values_BLX
     return values_BLX.masked_fill(mask_BL.eq(0).unsqueeze(-1), 0.0)
 
 

@@ -35,9 +35,7 @@ class FeatureLoss(MatchLoss, abc.ABC):
 
     def masked_total(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask_BL: Tensor) -> Tensor:
         read_BL = self._read(mask_BL)
-        return self.total(
-            [blank(upcast(s), read_BL) for s in student], [blank(upcast(t), read_BL) for t in teacher], read_BL
-        )
+        return self.total(_blanked(student, read_BL), _blanked(teacher, read_BL), read_BL)
 
     def _read(self, mask_BL: Tensor) -> Tensor:
         """Which positions are read: those that the mask keeps, or the first of each row that keeps any."""
@@ -101,3 +99,10 @@ class FeatureLoss(MatchLoss, abc.ABC):
                 f"{name}: the student is {student.shape[-1]} wide, the teacher {teacher.shape[-1]}; "
                 f"add a projection, proj: [linear, {student.shape[-1]}, {teacher.shape[-1]}]"
             )
+
+
+def _blanked(layers_BLH: Sequence[Tensor], mask_BL: Tensor) -> list[Tensor]:
+    """In full precision, with zeros where the mask is 0; a layer that is given twice is made once."""
+    made = {id(layer): layer for layer in layers_BLH}
+    done = {number: blank(upcast(layer), mask_BL) for number, layer in made.items()}
+    return [done[id(layer)] for layer in layers_BLH]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from stillhouse.losses.features import FeatureLoss
-from stillhouse.types import Unit
+from stillhouse.types import GRAM, Unit
 
 
 class FSP(FeatureLoss):
@@ -32,7 +32,8 @@ class NST(FeatureLoss):
     """Neuron selectivity transfer: squared distance of similarity matrices between positions.
 
     With layers a and b of a side, G = H_a H_b^T / width is (L, L); the sum is over pairs of kept positions. The widths
-    of the two models may differ. Giving the same layer twice matches that layer's Gram matrix.
+    of the two models may differ. Giving the same layer twice matches that layer's Gram matrix. The teacher's two keys
+    may both be that of its G (`stillhouse.adaptors.gram_key`).
     """
 
     paper = "Huang & Wang 2017, Like What You Like: Knowledge Distill via Neuron Selectivity Transfer, arXiv:1707.01219"
@@ -41,7 +42,11 @@ class NST(FeatureLoss):
     same_width = False
 
     def total(self, student_BLH: Sequence[Tensor], teacher_BLH: Sequence[Tensor], mask_BL: Tensor) -> Tensor:
-        return (_similarity_BLL(*student_BLH) - _similarity_BLL(*teacher_BLH)).square().sum()
+        if self.teacher_keys[0].form == GRAM:
+            teacher_BLL = teacher_BLH[0].masked_fill(mask_BL.eq(0).unsqueeze(1), 0.0)
+        else:
+            teacher_BLL = _similarity_BLL(*teacher_BLH)
+        return (_similarity_BLL(*student_BLH) - teacher_BLL).square().sum()
 
 
 def _similarity_BLL(first_BLH: Tensor, second_BLH: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from stillhouse.tasks.base import Predicts
 from stillhouse.tasks.batching import Lengths
 from stillhouse.teachers.stores import record_bytes
-from stillhouse.types import ATTENTION_SCORES, Key, module_path
+from stillhouse.types import ATTENTION_SCORES, GRAM, Key, module_path
 
 Shape = tuple[int, ...]
 
@@ -64,6 +64,8 @@ class AnswerSizes:
 
     def _tensors(self, key: Key, length: int, dtype: torch.dtype) -> list[tuple[Shape, torch.dtype]]:
         shapes = self._shapes(key, length)
+        if key.form == GRAM:
+            return [(shape, torch.float32) for shape in shapes]
         if dtype is not torch.int8:
             return [(shape, dtype) for shape in shapes]
         if key.kind in _NO_FEATURES:
@@ -72,12 +74,14 @@ class AnswerSizes:
 
     def _shapes(self, key: Key, length: int) -> list[Shape]:
         """The tensors of a row's record."""
+        texts = (self.choices,) if self.choices else ()
+        if key.form == GRAM:
+            return [(*texts, length, length)]
         width = self._width(key)
         if key.kind == "logits":
             heads = 2 if self.predicts == "spans" and key.index is None else 1
             return [{"rows": (width,), "tokens": (length, width), "choices": (self.choices,),
                      "spans": (length,)}[self.predicts]] * heads
-        texts = (self.choices,) if self.choices else ()
         if key.kind == "embedding":
             return [(width,)]
         if key.kind in ("attention", ATTENTION_SCORES):

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from stillhouse.adaptors import gram_key
 from stillhouse.errors import ConfigError
-from stillhouse.losses import Loss
+from stillhouse.losses import NST, Loss
 from stillhouse.losses.embeddings import EMBEDDING_LOSSES
 from stillhouse.match_sets import layer_pairs
 from stillhouse.objective import Objective, Term
@@ -24,12 +25,14 @@ USUAL_EMBEDDING_LOSSES = {"cosine": 1.0, "relation": 1.0}
 
 
 def distillation_objective(section: DistillationSection, task: Task[Any], teacher_config: Any,
-                           student_config: Any) -> Objective:
+                           student_config: Any, max_length: int) -> Objective:
     """Terms ``kd``, ``hard`` and, for a match of teacher layer t and student layer s, ``hidden_mse t-s``.
 
     ``kd_divergence`` only watches: the value of the usual loss where the loss itself is another. Of sentences' vectors
     there are the terms ``cosine``, ``mse`` and ``relation`` instead. New projections are drawn from the global
-    generator. ``teacher_config`` is None if no model teaches. Raises `PlanError` for layers that do not exist,
+    generator. ``teacher_config`` is None if no model teaches. Where rows have no more than ``max_length`` tokens, and
+    that is no more than the teacher's width, it is asked for similarities of positions instead of the hidden states
+    that nothing else reads. Raises `PlanError` for layers that do not exist,
     `ConfigError` for losses that make no sense in this task and for a match given twice.
     """
     _require_sense(section, task)
@@ -40,11 +43,15 @@ def distillation_objective(section: DistillationSection, task: Task[Any], teache
     if section.hard_label_weight:
         terms.append(Term("hard", task.hard_loss(), scheduled(section.hard_label_weight, section.hard_label_schedule),
                           all_heads=task.num_heads > 1))
-    for match in section.matches:
-        if teacher_config is None:
-            raise ConfigError("distillation.matches: a teacher that is only numbers has no layers; take the matches "
-                              "out, or give a model as teacher")
-        terms += _match_terms(match, teacher_config, student_config)
+    if section.matches and teacher_config is None:
+        raise ConfigError("distillation.matches: a teacher that is only numbers has no layers; take the matches "
+                          "out, or give a model as teacher")
+    asked = [(match, loss, place) for match in section.matches for loss in match.losses if match.weight_of(loss)
+             for place in _places(match, loss, teacher_config.num_hidden_layers, student_config.num_hidden_layers)]
+    if max_length <= getattr(teacher_config, "hidden_size", 0):
+        asked = _with_small_forms(asked)
+    terms += [Term(f"{loss} {place.name}", _match_loss(match, loss, place, teacher_config, student_config),
+                   scheduled(match.weight_of(loss), match.schedule)) for match, loss, place in asked]
     names = [term.name for term in terms]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -120,13 +127,15 @@ class _Place(NamedTuple):
     student: Sequence[Key]
 
 
-def _match_terms(match: MatchSection, teacher_config: Any, student_config: Any) -> list[Term]:
-    return [
-        Term(f"{loss} {place.name}", _match_loss(match, loss, place, teacher_config, student_config),
-             scheduled(match.weight_of(loss), match.schedule))
-        for loss in match.losses if match.weight_of(loss)
-        for place in _places(match, loss, teacher_config.num_hidden_layers, student_config.num_hidden_layers)
-    ]
+_Asked = tuple[MatchSection, str, _Place]
+
+
+def _with_small_forms(asked: Sequence[_Asked]) -> list[_Asked]:
+    """The same losses; of teacher layers that only `NST` reads, it is given their similarities instead."""
+    read_otherwise = {key for _, loss, place in asked if match_kind(loss) is not NST for key in place.teacher}
+    return [(match, loss, place._replace(teacher=[gram_key(place.teacher)] * 2))
+            if match_kind(loss) is NST and not read_otherwise.intersection(place.teacher) else (match, loss, place)
+            for match, loss, place in asked]
 
 
 def _places(match: MatchSection, loss: str, teacher_depth: int, student_depth: int) -> Iterator[_Place]:

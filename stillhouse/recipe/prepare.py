@@ -150,7 +150,7 @@ def _distilling(recipe: Recipe, task: Task[Any], teaching: Teaching, stand_ins: 
     reading = reading or read_by_both(recipe, task, teaching, student)
     with seeded(recipe.training.seed):  # the same seed gives the same projections
         objective = distillation_objective(recipe.distillation, task, None if matched is None else matched.config,
-                                           student.model.config)
+                                           student.model.config, task.spec.max_length)
     source = teaching.source(task, precision.autocast_dtype)
     plan = Distillation(student.model, ModuleOutputs(task.adaptor()), source, objective)
     keys = plan.needs()["default"].teacher

@@ -6,7 +6,6 @@ import dataclasses
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -152,9 +151,7 @@ def _same_tokens(mine: EncodedSplit, my_tokenizer: PreTrainedTokenizerBase, thei
     translated = np.full(max(my_tokenizer.get_vocab().values()) + 1, -1)
     for token, number in my_tokenizer.get_vocab().items():
         translated[number] = numbers.get(token, -1)
-    flat_mine, flat_theirs = (np.fromiter(chain.from_iterable(split.tokens["input_ids"]), dtype=np.int64)
-                              for split in (mine, theirs))
-    return bool(np.array_equal(translated[flat_mine], flat_theirs))
+    return bool(np.array_equal(translated[mine.tokens["input_ids"].flat], theirs.tokens["input_ids"].flat))
 
 
 def _with_soft_labels(task: Task[Any], split: str, encoded: EncodedSplit, is_taught_otherwise: bool) -> EncodedSplit:

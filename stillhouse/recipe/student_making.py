@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse.errors import PlanError, about
@@ -105,7 +105,7 @@ def _trimmed(loaded: Loaded, task: Task[Any]) -> tuple[Loaded, str]:
     """The same with the tokens alone that occur in the training data."""
     with about("student.vocabulary"):
         ids = task.encode("train", loaded.tokenizer).tokens["input_ids"]
-        vocabulary = plan_trimming(loaded.tokenizer, set(chain.from_iterable(ids)))
+        vocabulary = plan_trimming(loaded.tokenizer, set(np.unique(ids.flat).tolist()))
         before = loaded.model.config.vocab_size
         trim_embeddings(loaded.model, vocabulary)
     return (Loaded(loaded.model, vocabulary.tokenizer),

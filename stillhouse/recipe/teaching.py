@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
-from stillhouse.adaptors import ModuleOutputs, StoppingEarly
+from stillhouse.adaptors import GramOutputs, ModuleOutputs, StoppingEarly
 from stillhouse.presets import TEACHER_FUNCTIONS
 from stillhouse.recipe import teacher_store
 from stillhouse.recipe.models_schema import TeacherSection
@@ -152,7 +152,7 @@ class ModelsTeaching(Teaching):
         return ", ".join(member.path for member in self.members)
 
     def source(self, task: Task[Any], autocast_dtype: torch.dtype | None) -> TeacherSource:
-        adaptor = StoppingEarly(ModuleOutputs(task.adaptor()))
+        adaptor = GramOutputs(StoppingEarly(ModuleOutputs(task.adaptor())))
         sources = [LiveTeacher(member.model, adaptor, autocast_dtype) for member in self.members]
         if len(sources) == 1:
             return sources[0]

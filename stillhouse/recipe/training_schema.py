@@ -91,5 +91,6 @@ class StudentTraining(TrainingSettings):
     needs a C++ compiler on a CPU, where it has not made any student faster that was measured, and Triton on CUDA."""
     embedding_updates: Literal["auto", "all", "touched"] = "auto"
     """Which word embeddings AdamW updates at each step: all, or those of the batch's words alone, and the others when
-    they are read next. touched gives the same weights but for rounding; with a large vocabulary it saves a CPU time.
+    they are read next. touched gives the same weights up to rounding (and, for words whose gradients are near AdamW's
+    eps, up to 1e-4 of them); with a large vocabulary it saves a CPU time.
     auto is touched on a CPU where that is possible and the table is large."""

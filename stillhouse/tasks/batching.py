@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from typing import Any, Literal, Protocol, final
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.errors import ConfigError
+from stillhouse.tasks.token_rows import TokenRows
 from stillhouse.training import distributed
 
 BATCHES_SORTED_TOGETHER = 50
@@ -55,7 +55,7 @@ class EncodedSplit:
         details: what the task needs to turn answers into those of the data.
     """
 
-    tokens: Mapping[str, Sequence[Sequence[int]]]
+    tokens: Mapping[str, TokenRows]
     rows: Mapping[str, Tensor]
     padding: Mapping[str, int]
     padding_side: Literal["left", "right"] = "right"
@@ -70,7 +70,7 @@ class EncodedSplit:
         padding = {"input_ids": int(tokenizer.pad_token_id), "token_type_ids": int(tokenizer.pad_token_type_id),
                    "labels": -100}
         side: Literal["left", "right"] = "left" if tokenizer.padding_side == "left" else "right"
-        return cls(tokens, rows, padding, side, **others)
+        return cls(compact(tokens), rows, padding, side, **others)
 
     def __len__(self) -> int:
         return len(self.tokens["input_ids"]) // max(1, self.choices)
@@ -81,10 +81,9 @@ class EncodedSplit:
         lengths = self._lengths
         return lengths.reshape(-1, self.choices).max(axis=1) if self.choices else lengths
 
-    @cached_property
+    @property
     def _lengths(self) -> Lengths:
-        ids = self.tokens["input_ids"]
-        return np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
+        return self.tokens["input_ids"].lengths
 
     @property
     def mean_length(self) -> float:
@@ -131,10 +130,15 @@ class TwoSided:
         return {"student": self.student.batch(rows, epoch), "teacher": self.teacher.batch(rows, epoch)}
 
 
-def _filled(values: Sequence[Sequence[int]], rows: Sequence[int], kept: Tensor, padding: int) -> Tensor:
+def compact(columns: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, TokenRows]:
+    """The columns in little memory."""
+    return {name: rows if isinstance(rows, TokenRows) else TokenRows(rows) for name, rows in columns.items()}
+
+
+def _filled(values: TokenRows, rows: Sequence[int], kept: Tensor, padding: int) -> Tensor:
     """(B, L): the rows' values where they are kept, the padding elsewhere."""
     filled = torch.full(kept.shape, padding)
-    filled[kept] = torch.tensor(list(chain.from_iterable(values[row] for row in rows)))
+    filled[kept] = torch.from_numpy(values.taken(rows))
     return filled
 
 
@@ -163,16 +167,18 @@ class BucketSampler:
 
     def __iter__(self) -> Iterator[list[int]]:
         # The order is fixed here, not when the first batch is taken: `set_epoch` may be called in between.
-        return iter(self._batches()[distributed.rank() :: distributed.world_size()])
+        rows, order = self._order()
+        size, mine = self.batch_size, order[distributed.rank() :: distributed.world_size()]
+        return (rows[i * size : (i + 1) * size].tolist() for i in mine)
 
     @property
     def _num_batches(self) -> int:
         return -(-len(self.lengths) // self.batch_size)
 
-    def _batches(self) -> list[list[int]]:
-        starts = range(0, len(self.lengths), self.batch_size)
+    def _order(self) -> tuple[Lengths, Lengths]:
+        """The rows, of which each so many are a batch, and the numbers of the batches in their order."""
         if not self.shuffle:
-            return [list(range(start, min(start + self.batch_size, len(self.lengths)))) for start in starts]
+            return np.arange(len(self.lengths)), np.arange(self._num_batches)
         # numpy promises that this generator gives the same numbers in every later version.
         random = np.random.RandomState([self.seed % 2**32, self.epoch])
         rows = random.permutation(len(self.lengths))
@@ -180,7 +186,7 @@ class BucketSampler:
         for start in range(0, len(rows), stretch):
             part = rows[start : start + stretch]
             rows[start : start + stretch] = part[np.argsort(self.lengths[part], kind="stable")]
-        return [rows[starts[i] : starts[i] + self.batch_size].tolist() for i in random.permutation(len(starts))]
+        return rows, random.permutation(self._num_batches)
 
 
 @final

@@ -8,20 +8,22 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from stillhouse.errors import ConfigError
+from stillhouse.tasks.token_rows import TokenRows
 
 _ROWS_AT_ONCE = 10_000  # a tokenizer's own result takes far more memory than the ids kept of it
 
 
 def tokenized(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Any], pairs: Sequence[str] | None = None, *,
-              max_length: int, **options: Any) -> dict[str, list[Any]]:
-    """``input_ids`` and what else the tokenizer gives (``token_type_ids``), a list a row.
+              max_length: int, **options: Any) -> dict[str, Any]:
+    """``input_ids`` and what else the tokenizer gives (``token_type_ids``), as `TokenRows`.
 
     What is longer than ``max_length`` is cut, the longer text of a pair first. ``options`` are the tokenizer's own;
-    with ``is_split_into_words`` there are ``word_ids`` too: the number of each token's word, None for special tokens.
+    with ``is_split_into_words`` there are ``word_ids`` too, a list a row: the number of each token's word, None for
+    special tokens.
     Raises `ConfigError` if the special tokens alone leave no room.
     """
     require_room(tokenizer, max_length, pair=pairs is not None)
-    columns: dict[str, list[Any]] = {}
+    parts: dict[str, list[Any]] = {}
     for start in range(0, len(texts), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
         found = tokenizer(
@@ -31,10 +33,10 @@ def tokenized(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Any], pairs: S
                **options},
         )
         for name, values in found.items():
-            columns.setdefault(name, []).extend(values)
+            parts.setdefault(name, []).append(TokenRows(values))
         if options.get("is_split_into_words"):
-            columns.setdefault("word_ids", []).extend(found.word_ids(row) for row in range(len(found["input_ids"])))
-    return columns
+            parts.setdefault("word_ids", []).extend(found.word_ids(row) for row in range(len(found["input_ids"])))
+    return {name: values if name == "word_ids" else TokenRows.joined(values) for name, values in parts.items()}
 
 
 def require_room(tokenizer: PreTrainedTokenizerBase, max_length: int, *, pair: bool) -> None:

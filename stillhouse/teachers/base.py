@@ -39,6 +39,9 @@ class TeacherSource(abc.ABC):
         """What `signals` would give, if it can be had without running a model; else None."""
         return None
 
+    def flush(self) -> None:  # noqa: B027 - optional by design
+        """Return when all that was learned of answers is kept; called before a checkpoint, and after each epoch."""
+
     def width(self, key: Key) -> int | None:
         """What the student's tensor must have in common (see `Adaptor.width`); None if only an answer can tell."""
         return None

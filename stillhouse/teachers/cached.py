@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.batches import bytes_of, num_rows, row_keys, select_rows, tensors_of
-from stillhouse.errors import PlanError
+from stillhouse.errors import OutputError, PlanError
 from stillhouse.phases import phase
 from stillhouse.teachers.base import TeacherSource
 from stillhouse.teachers.kept_forms import kept_form, restored
@@ -22,7 +22,7 @@ from stillhouse.teachers.row_layout import RowLayout
 from stillhouse.teachers.stores import CorruptRecordError, SignalStore, Values, columns_of, encode, values_of
 from stillhouse.teachers.stores.base import Record
 from stillhouse.teachers.stores.records import NAME_BYTES, VERSION
-from stillhouse.types import Batch, Features, Key
+from stillhouse.types import GRAM, Batch, Features, Key
 
 Row = list[Values]  # what is kept of one row for one key: a tensor (or its bytes and scales), or one of each head
 NOTHING = torch.empty(0, dtype=torch.bool)  # stands for a tensor that was asked for and not given
@@ -92,8 +92,11 @@ class CachedTeacher(TeacherSource):
             return None
         with phase("cache"):
             request = self._request(batch, keys, extra)
-            found = self.store.read(request.names, lambda records: self._answer(request, records))
-        return None if isinstance(found, _Incomplete) else found
+            return self.store.read(request.names, lambda records: self._whole_answer(request, records))
+
+    def flush(self) -> None:
+        self.store.flush()
+        self.inner.flush()
 
     def _request(self, batch: Batch, keys: frozenset[Key], extra: Mapping[str, Any] | None) -> _Request:
         by_row = num_rows(batch.teacher) is not None
@@ -109,6 +112,16 @@ class CachedTeacher(TeacherSource):
     def _prefix(self, task: str, extra: Mapping[str, Any] | None) -> bytes:
         arguments = sorted((name, _describe(value)) for name, value in (extra or {}).items())
         return f"{VERSION}|{self.inner.fingerprint or self._identity}|{task}|{arguments}|{self.dtype}|".encode()
+
+    def _whole_answer(self, request: _Request, records: Sequence[Record | None]) -> Features | None:
+        """What the records hold if they hold everything; nothing more is read once something is missing."""
+        rows = []
+        for record in records:
+            row = _columns(record, request.columns)
+            if not all(row):
+                return None
+            rows.append(row)
+        return self._joined(request, rows)
 
     def _answer(self, request: _Request, records: Sequence[Record | None]) -> Features | _Incomplete:
         """What the records hold; while they are valid, so what is taken of an incomplete answer is copied."""
@@ -129,7 +142,9 @@ class CachedTeacher(TeacherSource):
         for key in found.lacking:
             for tensor in _expand(features, key):
                 has_features = layout is not None and layout.has_features_last(key, tensor.dim())
-                for part in kept_form(tensor, self.dtype, has_features=has_features):
+                # Similarities grow with the square of what they are made of, and take little room.
+                dtype = torch.float32 if key.form == GRAM and self.dtype is not None else self.dtype
+                for part in kept_form(tensor, dtype, has_features=has_features):
                     cuts = [Values.of(part)] if layout is None else layout.cut(key, part, size)
                     for row, values in zip(rows, cuts, strict=True):
                         row[key].append(values)
@@ -153,6 +168,9 @@ class CachedTeacher(TeacherSource):
         features: dict[Key, Tensor] = {}
         for column, key in enumerate(request.keys):
             values = [row[column] for row in rows]
+            if len({tuple(part.dtype for part in row) for row in values}) > 1:
+                raise OutputError(f"the teacher's {key} is of another type, or of another number of heads, for some "
+                                  "rows than for others; switch the cache off")
             parts = [self._part(request, key, [row[number] for row in values])
                      for number in range(0 if _is_nothing(values[0]) else len(values[0]))]
             if self.dtype is torch.int8 and [part.dtype for part in parts] == [torch.int8, torch.float32]:

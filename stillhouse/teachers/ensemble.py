@@ -97,6 +97,10 @@ class EnsembleTeacher(TeacherSource):
             answers.append(answer)
         return self._joined(answers)
 
+    def flush(self) -> None:
+        for source in self.sources:
+            source.flush()
+
     def _questions(self, batch: Batch, keys: frozenset[Key]) -> list[tuple[TeacherSource, Batch, frozenset[Key]]]:
         """Each teacher, the batch as it sees it, and what it is asked for."""
         logits = frozenset(key for key in keys if key.kind == "logits")

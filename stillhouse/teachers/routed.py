@@ -47,5 +47,9 @@ class RoutedTeacher(TeacherSource):
     def signals(self, batch: Batch, keys: frozenset[Key], extra: Mapping[str, Any] | None = None) -> Features:
         return self.for_task(batch.task).signals(batch, keys, extra)
 
+    def flush(self) -> None:
+        for source in self.by_task.values():
+            source.flush()
+
     def lookup(self, batch: Batch, keys: frozenset[Key], extra: Mapping[str, Any] | None = None) -> Features | None:
         return self.for_task(batch.task).lookup(batch, keys, extra)

@@ -13,7 +13,7 @@ from torch import Tensor
 from stillhouse.batches import Array, as_array, spans
 from stillhouse.errors import OutputError
 from stillhouse.teachers.stores import Values
-from stillhouse.types import ATTENTION_SCORES, Key
+from stillhouse.types import ATTENTION_SCORES, GRAM, Key
 
 LOWEST_SCORE = -1e4
 """What models add to the scores of padding."""
@@ -99,7 +99,7 @@ class RowLayout:
         """The axes of one row's value that run over positions."""
         if self.row_spans is None:
             return ()
-        if key.kind.startswith("attention"):
+        if key.kind.startswith("attention") or key.form == GRAM:
             return (row_dim - 2, row_dim - 1)
         if key.kind == "logits" and self.has_spans:
             return (row_dim - 1,)

@@ -153,8 +153,10 @@ class _Run:
                 self.scheduler.step()
 
     def end_epoch(self, next_epoch: int) -> None:
-        """The position moves to the start of the next epoch."""
+        """The position moves to the start of the next epoch, in which every rank finds what any of them was told."""
         self.epoch, self.consumed = next_epoch, 0
+        self.plan.teacher.flush()
+        distributed.wait_for_all()
 
     def save(self) -> bool:
         """Keep a checkpoint; whether training should stop early."""
@@ -163,6 +165,7 @@ class _Run:
 
     def _save(self) -> bool:
         self.recorder.flush(self.step, self.epoch, self.optimizer)
+        self.plan.teacher.flush()  # after a resume no answer may be computed anew, in another batch to other last bits
         return self.keeper.keep(self.step, {
             "step": self.step, "epoch": self.epoch, "consumed": self.consumed,
             "epoch_start": self.track.epoch_start,

@@ -26,6 +26,7 @@ from torch.optim import AdamW
 from stillhouse.errors import PlanError
 from stillhouse.phases import phase
 
+_PREDICT_WORDS = ("ForMaskedLM", "ForCausalLM", "ForPreTraining", "LMHeadModel", "ForConditionalGeneration")
 _HORIZON = 1000
 """After so many steps every row is brought up to date, so that what is remembered of past steps stays small."""
 _SLICE = 4096
@@ -37,12 +38,15 @@ def word_table(model: nn.Module) -> nn.Embedding:
     name = type(model).__name__
     find: Any = getattr(model, "get_input_embeddings", None)
     table = None if find is None else find()
-    if not isinstance(table, nn.Embedding) or table.max_norm is not None:
-        raise PlanError(f"{name} has no plain table of word embeddings whose rows could be updated one by one")
+    if not isinstance(table, nn.Embedding) or table.max_norm is not None or table.scale_grad_by_freq or (
+            not table.weight.requires_grad):
+        raise PlanError(f"{name} has no plain, trained table of word embeddings whose rows could be updated one by one")
     held = [path for path, parameter in model.named_parameters(remove_duplicate=False) if parameter is table.weight]
     if len(held) > 1:
         raise PlanError(f"the word embeddings of {name} are used in several places ({', '.join(held)}), so that a step "
                         "touches every row")
+    if name.endswith(_PREDICT_WORDS):  # some families read the table for that without saying so
+        raise PlanError(f"{name} predicts words, so that a step may touch the word embeddings of every word")
     return table
 
 

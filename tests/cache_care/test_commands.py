@@ -161,7 +161,7 @@ def test_verify_finds_what_is_damaged_and_deletes_only_that(capsys: pytest.Captu
     assert f"signals/{broken.name}: {NUM_RECORDS} records, 3 damaged\n" in said.out and "--delete" in said.err
     assert f"signals/{whole.name}: {NUM_RECORDS} records, 0 damaged\n" in said.out
     assert cli.main(["cache", "verify", str(broken), "--delete"]) == 1
-    assert "3 damaged, 3 deleted\n" in capsys.readouterr().out
+    assert f"{NUM_RECORDS} records, 3 damaged, 3 deleted\n" in capsys.readouterr().out
     assert cli.main(["cache", "verify", str(broken)]) == 0
     with LmdbStore(broken) as store:
         kept = store.get_many([key_of(row) for row in range(NUM_RECORDS)])

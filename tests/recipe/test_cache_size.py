@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from stillhouse.adaptors import GramOutputs, gram_key
 from stillhouse.recipe.cache_size import AnswerSizes
 from stillhouse.tasks import TASKS, EncodedSplit, Task
 from stillhouse.teachers import CachedTeacher, EnsembleTeacher, LiveTeacher, TeacherSource
@@ -86,6 +87,7 @@ def content_bytes(folder: Path) -> int:
 
 LAYERS = {Key("hidden", 0), Key("hidden", 2)}
 MAPS = {Key(ATTENTION_SCORES, 1)}
+GRAMS = {gram_key([Key("hidden", 1), Key("hidden", 2)])}
 
 
 @pytest.mark.parametrize(("name", "keys", "dtype"), [
@@ -102,13 +104,16 @@ MAPS = {Key(ATTENTION_SCORES, 1)}
     ("multiple-choice", {LOGITS, *LAYERS}, torch.float32),
     ("multiple-choice", {LOGITS, *LAYERS}, torch.int8),
     ("token-classification", {LOGITS, *MAPS}, torch.int8),
+    ("text-classification", {LOGITS, *GRAMS}, torch.float32),
+    ("text-classification", {LOGITS, *GRAMS}, torch.bfloat16),
+    ("multiple-choice", {LOGITS, *GRAMS}, torch.int8),
 ])
 def test_the_estimate_is_what_the_stores_take(
     name: str, keys: set[Key], dtype: torch.dtype, encoder: str, write: Any, tmp_path: Path
 ) -> None:
     torch.set_num_threads(1)
     task, encoded = loaded(name, write, encoder)
-    source = LiveTeacher(task.load_model(encoder, attn_implementation="eager"), task.adaptor())
+    source = LiveTeacher(task.load_model(encoder, attn_implementation="eager"), GramOutputs(task.adaptor()))
     sizes = AnswerSizes(task.predicts, source.width, encoded.lengths, encoded.choices)
     with MemoryStore() as memory:
         filled(source, memory, task, encoded, frozenset(keys), dtype)

@@ -25,7 +25,7 @@ def config(depth: int, width: int) -> BertConfig:
 
 def objective(student_width: int = 8, **values: Any) -> Objective:
     return distillation_objective(DistillationSection.model_validate(values), TASK, config(4, 8),
-                                  config(2, student_width))
+                                  config(2, student_width), max_length=128)
 
 
 def test_terms_are_named_by_teacher_and_student_layer() -> None:
@@ -105,7 +105,7 @@ def test_modules_are_matched_by_path() -> None:
 
 def test_a_named_set_stands_for_its_loss_and_pairs() -> None:
     section = DistillationSection.model_validate({"matches": ["L3_hidden_mse", "L3_hidden_smmd"]})
-    found = distillation_objective(section, TASK, config(12, 8), config(3, 6))
+    found = distillation_objective(section, TASK, config(12, 8), config(3, 6), 128)
     names = [f"{loss} {pair}" for loss in ("hidden_mse", "mmd") for pair in ("0-0", "4-1", "8-2", "12-3")]
     assert list(found.terms) == ["kd", *names]
 
@@ -132,7 +132,17 @@ def test_strategy_and_shift_reach_the_loss_and_the_plain_divergence_is_watched()
 
 def test_a_number_has_no_temperature_of_its_own() -> None:
     section = DistillationSection.model_validate({"temperature_strategy": ["cwsm", 1]})
-    distillation_objective(section, TASK, config(4, 8), config(2, 8))
+    distillation_objective(section, TASK, config(4, 8), config(2, 8), 128)
     number = TextClassification(TextClassificationData(train="x", labels="regression"))
     with pytest.raises(ConfigError, match="here the label is a number, which has none; leave temperature_strategy out"):
-        distillation_objective(section, number, config(4, 8), config(2, 8))
+        distillation_objective(section, number, config(4, 8), config(2, 8), 128)
+
+
+def test_layers_that_nst_alone_reads_are_asked_for_as_similarities_where_these_are_smaller() -> None:
+    def teacher_keys(max_length: int) -> set[Key]:
+        matches = [{"layers": [[2, 1]], "losses": ["hidden_mse", "nst"]}, {"layers": [[4, 2]], "losses": ["mmd"]}]
+        section = DistillationSection.model_validate({"matches": matches})
+        return set(distillation_objective(section, TASK, config(4, 8), config(2, 8), max_length).needs().teacher)
+
+    assert teacher_keys(8) == {LOGITS, Key("hidden", 2), Key("hidden", (4, 4), "gram")}
+    assert teacher_keys(9) == {LOGITS, Key("hidden", 2), Key("hidden", 4)}

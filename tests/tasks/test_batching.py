@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from stillhouse.errors import ConfigError
-from stillhouse.tasks.batching import BucketLoader, BucketSampler, EncodedSplit, TwoSided
+from stillhouse.tasks.batching import BucketLoader, BucketSampler, EncodedSplit, TwoSided, compact
 from stillhouse.tasks.pretrained import load_tokenizer
 from stillhouse.training.sources import LoaderSource
 
@@ -23,7 +23,7 @@ def split(num_rows: int, side: Literal["left", "right"] = "right", types: bool =
     tokens = {"input_ids": ids}
     if types:
         tokens["token_type_ids"] = [[1 + token % 2 for token in row] for row in ids]
-    return EncodedSplit(tokens, {"labels": torch.arange(num_rows)}, {"token_type_ids": 7}, side)
+    return EncodedSplit(compact(tokens), {"labels": torch.arange(num_rows)}, {"token_type_ids": 7}, side)
 
 
 def sampler(
@@ -103,16 +103,17 @@ def test_a_batch_equals_padding_by_hand(side: Literal["left", "right"], types: b
 
 
 def test_lengths_are_those_of_the_rows() -> None:
-    encoded = EncodedSplit({"input_ids": [[1], [1, 2, 3]]}, {}, {})
+    encoded = EncodedSplit(compact({"input_ids": [[1], [1, 2, 3]]}), {}, {})
     assert (encoded.lengths.tolist(), encoded.mean_length, len(encoded)) == ([1, 3], 2.0, 2)
-    choices = EncodedSplit({"input_ids": [[1], [1, 2, 3], [1, 2], [1, 2]]}, {}, {}, choices=2)
+    choices = EncodedSplit(compact({"input_ids": [[1], [1, 2, 3], [1, 2], [1, 2]]}), {}, {}, choices=2)
     assert (choices.lengths.tolist(), choices.mean_length, len(choices)) == ([3, 2], 4.0, 2)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_the_choices_of_a_row_are_side_by_side(side: Literal["left", "right"]) -> None:
     ids = [[1], [2, 3], [4, 5, 6], [7], [8, 9], [10, 11]]
-    encoded = EncodedSplit({"input_ids": ids}, {"labels": torch.tensor([5, 6, 7])}, {"input_ids": -1}, side, choices=2)
+    encoded = EncodedSplit(compact({"input_ids": ids}), {"labels": torch.tensor([5, 6, 7])}, {"input_ids": -1}, side,
+                           choices=2)
 
     def padded(row: list[int], padding: int) -> list[int]:
         fill = [padding] * (2 - len(row))
@@ -135,7 +136,7 @@ def test_a_tokenizer_says_how_its_rows_are_padded(encoder: str) -> None:
 
 def test_rows_may_hold_several_numbers() -> None:
     labels = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
-    batch = EncodedSplit({"input_ids": [[1], [1, 2]]}, {"labels": labels}, {}).batch([1])
+    batch = EncodedSplit(compact({"input_ids": [[1], [1, 2]]}), {"labels": labels}, {}).batch([1])
     assert batch["labels"].equal(labels[[1]])
 
 
@@ -146,7 +147,7 @@ def test_a_change_sees_the_batch_its_rows_and_the_epoch() -> None:
         seen.append((batch["input_ids"].tolist(), list(rows), epoch))
         return {"input_ids": batch["input_ids"] + 1}
 
-    encoded = EncodedSplit({"input_ids": [[1], [2]]}, {}, {}, change=change)
+    encoded = EncodedSplit(compact({"input_ids": [[1], [2]]}), {}, {}, change=change)
     assert encoded.batch([1])["input_ids"].tolist() == [[3]]
     order = BucketSampler(encoded.lengths, batch_size=1, seed=0, shuffle=False)
     order.set_epoch(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -111,6 +112,22 @@ def test_a_failure_to_write_is_raised_by_the_next_call(last: str) -> None:
                                             "close": store.close}
     with pytest.raises(StoreError, match="disk is full: free some space"):
         calls[last]()
+    with contextlib.suppress(StoreError):
+        store.close()
+
+
+def test_whatever_stops_the_writer_stops_nobody_else() -> None:
+    slow = SlowStore()
+    store = WriteBehindStore(slow, waiting_bytes=10)
+    store.put_many([(b"a", bytes(20))])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slow, "inner", None)
+        slow.may_go_on.set()
+        store._writer.join(20)
+    for call in (lambda: store.put_many([(b"b", b"2")]), store.flush, store.close):
+        with pytest.raises(StoreError, match=r"could not be written.*NoneType"):
+            call()
+    store.close()
 
 
 def test_closing_writes_what_waits(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from stillhouse.projections import linear
 from stillhouse.teachers import CachedTeacher, LiveTeacher, TeacherSource
 from stillhouse.teachers.stores import MemoryStore
 from stillhouse.training import Bundle, FitOptions, LoaderSource, fit
+from stillhouse.training.saving import EverySteps
 from stillhouse.types import LOGITS, Key
 
 HIDDEN = Key("hidden", 0)
@@ -122,3 +124,17 @@ def test_an_unrounded_cache_trains_the_student_of_the_live_teacher_and_a_rounded
     assert torch.equal(exact, live)
     assert not torch.equal(rounded, live)
     torch.testing.assert_close(rounded, live, rtol=0.0, atol=0.05)
+
+
+def test_answers_are_kept_before_each_checkpoint_and_at_the_end_of_each_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, seen = MemoryStore(), list[tuple[int, int]]()
+    monkeypatch.setattr(store, "flush", lambda: seen.append((len(store), len(list(tmp_path.glob("gs*"))))))
+    plan = Distillation(Student(), ADAPTOR, CachedTeacher(LiveTeacher(ExactTeacher(), ADAPTOR), store),
+                        Objective([Term("kd", SoftCrossEntropy(4.0))]))
+    loader: Any = DataLoader(ROWS, batch_size=4, collate_fn=collate)  # type: ignore[arg-type]
+    fit(plan, LoaderSource(loader), torch.optim.SGD(plan.student.parameters(), lr=0.1),
+        FitOptions(num_epochs=2, output_dir=tmp_path, save=EverySteps(1)))
+    # One line a call: rows answered, and checkpoints there already. A step saves; the end of an epoch flushes too.
+    assert seen == [(4, 0), (8, 1), (8, 2), (8, 2), (8, 3), (8, 4)]

@@ -171,5 +171,5 @@ def test_the_word_table_is_the_embeddings_of_words() -> None:
 def test_a_table_with_two_uses_or_none_is_refused() -> None:
     with pytest.raises(PlanError, match=r"used in several places .*word_embeddings\.weight, cls\."):
         word_table(BertForMaskedLM(TINY))
-    with pytest.raises(PlanError, match="Linear has no plain table of word embeddings"):
+    with pytest.raises(PlanError, match="Linear has no plain, trained table of word embeddings"):
         word_table(nn.Linear(2, 2))

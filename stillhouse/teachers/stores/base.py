@@ -70,6 +70,9 @@ class SignalStore(ABC):
         Raises `StoreError`, and then nothing was written.
         """
 
+    def flush(self) -> None:  # noqa: B027 - most stores have written when `put_many` returns
+        """Return when all that was put is written. Raises `StoreError`."""
+
     @abstractmethod
     def __len__(self) -> int:
         """The number of records."""

@@ -81,7 +81,8 @@ class LmdbStore(SignalStore):
             found: list[tuple[bytes, bytes]] = []
             taken = 0
             with env.begin() as txn, txn.cursor() as cursor:
-                cursor.set_range(key)
+                if not cursor.set_range(key):  # a cursor that is nowhere would begin with the first
+                    return found
                 for pair in cursor:
                     if pair[0] != key:
                         found.append(pair)
@@ -146,6 +147,8 @@ class _Environment:
         with _lock:
             while _num_waiting:
                 _changed.wait()
+            if _environments.get(self.folder) is not self:
+                raise StoreError(f"the store in {self.folder} was closed meanwhile: open it again to use it")
             env = self._opened()
             self.num_running += 1
         try:
@@ -179,8 +182,8 @@ class _Environment:
     def retire_if_unused(self) -> None:
         """Close what no store uses any more; while a transaction runs, it is left to that one's end."""
         if not self.num_users and not self.num_running and _environments.get(self.folder) is self:
-            self.shut()
             del _environments[self.folder]
+            self.shut()
 
     def shut(self) -> None:
         """Close the environment; the next `run` opens it again."""
@@ -229,11 +232,14 @@ def _acquire(folder: Path, map_size_bytes: int) -> _Environment:
     with _lock:
         environment = _environments.get(folder)
         if environment is None:
-            environment = _Environment(folder, map_size_bytes)
-            environment.run(_used_bytes)
-            _environments[folder] = environment
+            environment = _environments[folder] = _Environment(folder, map_size_bytes)
         environment.num_users += 1
-        return environment
+    try:
+        environment.run(_used_bytes)  # whatever is wrong with the folder shows here
+    except BaseException:
+        _give_back(environment)
+        raise
+    return environment
 
 
 def _give_back(environment: _Environment) -> None:
@@ -298,10 +304,12 @@ def _wait_for_idle(environments: Iterable[_Environment]) -> None:
     """Return, under the lock, when no transaction of this process runs on these environments."""
     global _num_waiting
     _num_waiting += 1
-    while any(environment.num_running for environment in environments):
-        _changed.wait()
-    _num_waiting -= 1
-    _changed.notify_all()
+    try:
+        while any(environment.num_running for environment in environments):
+            _changed.wait()
+    finally:
+        _num_waiting -= 1
+        _changed.notify_all()
 
 
 def _before_fork() -> None:

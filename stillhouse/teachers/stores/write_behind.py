@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Callable, Sequence
 from typing import ClassVar, final
@@ -18,6 +19,7 @@ class WriteBehindStore(SignalStore):
 
     What came while the disk was busy is written in one transaction. `put_many` waits only while more than
     ``waiting_bytes`` are still to be written. A failure to write is raised by the next `put_many`, `flush` or `close`.
+    A program that ends without closing it closes it then.
     Two promises of `SignalStore` are weaker: what is not yet written is lost if the process is killed (whole calls of
     `put_many`, the newest; `flush` and `close` write everything), and other processes see it only once it is written.
     A forked process must not use it.
@@ -34,6 +36,7 @@ class WriteBehindStore(SignalStore):
         self._closed = False
         self._writer = threading.Thread(target=self._write, name="stillhouse-cache-writer", daemon=True)
         self._writer.start()
+        atexit.register(self.close)  # the thread keeps the store alive until then
 
     def read(self, keys: Sequence[bytes], use: Callable[[list[Record | None]], Result]) -> Result:
         """What waits to be written comes first: it is the newest."""
@@ -75,15 +78,16 @@ class WriteBehindStore(SignalStore):
 
     def close(self) -> None:
         """Write what waits, and close the store behind."""
+        atexit.unregister(self.close)
         with self._changed:
-            closed, self._closed = self._closed, True
+            self._closed = True
             self._changed.notify_all()
-        if closed:
-            return
         self._writer.join()
         self._inner.close()
         with self._changed:
-            self._raise_failure()
+            failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def _write(self) -> None:
         while True:
@@ -95,9 +99,10 @@ class WriteBehindStore(SignalStore):
                 return
             try:
                 self._inner.put_many(list(batch.items()))
-            except StoreError as error:
+            except BaseException as error:  # whoever waits for this thread would wait for ever
                 with self._changed:
-                    self._failure = error
+                    self._failure = error if isinstance(error, StoreError) else StoreError(
+                        f"the teacher's answers could not be written: {error!r}")
                     self._changed.notify_all()
                 return
             with self._changed:
