@@ -174,14 +174,14 @@ class Job:
 
     def write(self, rows: Sequence[dict[str, Any]], *, made_up: bool) -> None:
         """Fill the folder. ``rows`` are ``num_rows`` for training, and further ones for validation."""
-        from transformers.utils.logging import disable_progress_bar
+        from stillhouse.tasks.pretrained import quiet_transformers
 
         write_rows(self.folder / "train.jsonl", rows[: self.num_rows])
         write_rows(self.folder / "validation.jsonl", rows[self.num_rows :])
-        disable_progress_bar()  # type: ignore[no-untyped-call]
         for name, shape in (("teacher", self.setting.teacher), ("student", self.setting.student)):
             write_tokenizer(self.folder / name, made_up=made_up)
-            shape.model(_vocab_size(self.folder / name), self.seed).save_pretrained(self.folder / name)
+            with quiet_transformers():
+                shape.model(_vocab_size(self.folder / name), self.seed).save_pretrained(self.folder / name)
         plain = {**asdict(self), "folder": str(self.folder)}
         (self.folder / "job.json").write_text(json.dumps(plain), encoding="utf-8")
 

@@ -77,9 +77,14 @@ def as_tokens(tensor: Tensor) -> Tensor:
 
 def blank(values_BLX: Tensor, mask_BL: Tensor) -> Tensor:
     """Zeros where the mask is 0, whatever stood there (NaN included); no gradient reaches those places."""
-    if mask_BL.device.type == "cpu" and bool(mask_BL.all()):  # rows of one length: nothing to copy; a GPU would wait
+    if _keeps_all(mask_BL):
         return values_BLX
     return values_BLX.masked_fill(mask_BL.eq(0).unsqueeze(-1), 0.0)
+
+
+def _keeps_all(mask_BL: Tensor) -> bool:
+    """Whether rows are of one length, so that nothing needs copying; not looked at on a GPU, which would wait."""
+    return mask_BL.device.type == "cpu" and bool(mask_BL.all())
 
 
 def require_same_shape(what: str, student: Tensor, teacher: Tensor, remedy: str) -> None:

@@ -65,7 +65,8 @@ def test_the_estimate_counts_every_tensor_in_its_type() -> None:
     full, half = choose("memory"), choose("memory", dtype_name="bf16")
     values = 3 + 2 * 10 * 16
     assert full.bytes_per_row - half.bytes_per_row == 2 * (values + 1)  # 4 times 3 bytes are filled up to 16
-    assert full.bytes_per_row == 4 * (values + 1) + 3 * (24 + 16) + 16 + 2 * 24
+    header = 16 + 3 * (16 + 8) + 8 * (1 + 2 + 2)  # of the record, and of each tensor, which says its shape
+    assert full.bytes_per_row == 4 * (values + 1) + header + 16  # and the row's name
     assert full.total_bytes == 1000 * full.bytes_per_row
     assert half.dtype is torch.bfloat16
 
@@ -73,7 +74,7 @@ def test_the_estimate_counts_every_tensor_in_its_type() -> None:
 def test_each_choice_is_said_in_a_line(tmp_path: Path) -> None:
     assert choose("off").description == "teacher cache: off"
     said = choose("memory").description
-    assert said.startswith("teacher cache: in memory, about 1.5 kB a row, 1.5 MB in all, as float32")
+    assert said.startswith("teacher cache: in memory, about 1.4 kB a row, 1.4 MB in all, as float32")
     assert str(tmp_path) in choose(str(tmp_path)).description
     assert "nothing is asked" in choose("auto", keys=[]).description
 
@@ -168,7 +169,7 @@ def test_the_store_says_whose_answers_it_holds(tmp_path: Path) -> None:
 
 def test_of_a_byte_a_value_each_vector_has_a_scale_and_logits_are_float16() -> None:
     full, small = choose("memory").bytes_per_row, choose("memory", "int8").bytes_per_row
-    logits, layer = 8, 10 * 16 + 10 * 4 + 8 + 2 * 8  # each tensor is filled up to 8, and says its shape
+    logits, layer = 8, 10 * 16 + 10 * 4 + 16 + 8 + 2 * 8  # the scales are a tensor more, which says its shape
     assert full - small == 4 * (3 + 1 + 2 * 10 * 16) - (logits + 2 * layer)
 
 

@@ -79,7 +79,7 @@ def test_a_limit_keeps_the_first_rows_and_all_label_names(spec: TextClassificati
     assert limited.label_names == whole.label_names
     tokenizer = whole.load_tokenizer(encoder)
     encoded = [task.encode("train", tokenizer).tokens["input_ids"] for task in (limited, whole)]
-    assert encoded[0] == encoded[1][:1]
+    assert list(encoded[0]) == encoded[1][:1]
     assert loaded(changed(spec, limit=1000)).num_rows["train"] == 40
 
 
