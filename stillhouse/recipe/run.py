@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,9 +107,8 @@ class _Execution:
     def results(self) -> dict[str, Any]:
         """Run every phase; the content of ``metrics.json``."""
         self._train_teachers()
-        teacher_judged = self._teacher_judged(["validation"])  # a poor teacher shows before anything is learned from it
         record = self._distil()
-        teacher_judged |= self._teacher_judged(["test"])
+        teacher_judged = self._teacher_judged()  # not before: a poor teacher shows in the student's first evaluation
         student = self.prepared.student
         write_back(self.prepared.distilling.student.attention_dropouts, student)
         if distributed.is_main():
@@ -176,27 +175,26 @@ class _Execution:
     def _judged(self, model: nn.Module) -> dict[str, Judgement]:
         """The student's answers on validation and test data."""
         return self._timed(lambda split: self.prepared.task.evaluate(
-            model, self.prepared.splits[split], autocast_dtype=self.prepared.precision.autocast_dtype),
-            ["validation", "test"])
+            model, self.prepared.splits[split], autocast_dtype=self.prepared.precision.autocast_dtype))
 
-    def _teacher_judged(self, splits: Collection[str]) -> dict[str, Judgement]:
+    def _teacher_judged(self) -> dict[str, Judgement]:
         """The teacher's answers on these, of several together; none where soft labels stand in the train data alone."""
         prepared, store = self.prepared, None
         source = prepared.teaching.source(prepared.task, prepared.precision.autocast_dtype)
         if prepared.teaching.judged_from_cache:
             source, store = prepared.distilling.cache.wrap(source)
         try:
-            judged = self._timed(lambda split: judged_teacher(prepared, source, split), splits)
+            judged = self._timed(lambda split: judged_teacher(prepared, source, split))
         finally:
             if store is not None:
                 store.close()
-        for split in judged:
-            self._tell("teacher", judged, split)
+        if judged:
+            self._tell("teacher", judged)
         return judged
 
-    def _timed(self, judge: Callable[[str], Judgement | None], splits: Collection[str]) -> dict[str, Judgement]:
+    def _timed(self, judge: Callable[[str], Judgement | None]) -> dict[str, Judgement]:
         started = time.perf_counter()
-        judged = {split: judge(split) for split in splits if split in self.prepared.splits}
+        judged = {split: judge(split) for split in self.prepared.splits if split != "train"}
         self.seconds["evaluation"] = self.seconds.get("evaluation", 0.0) + time.perf_counter() - started
         return {split: one for split, one in judged.items() if one is not None}
 
@@ -204,8 +202,8 @@ class _Execution:
         validation = {"validation": judged["validation"].metrics} if "validation" in judged else {}
         return {**judged[self.prepared.reported_split].metrics, **validation}
 
-    def _tell(self, who: str, judged: dict[str, Judgement], split: str | None = None) -> None:
-        split = split or self.prepared.reported_split
+    def _tell(self, who: str, judged: dict[str, Judgement]) -> None:
+        split = self.prepared.reported_split
         values = ", ".join(f"{name} {value:.4f}" for name, value in judged[split].metrics.items())
         self.watch.say(f"{who}: {values} on the {split} data")
 

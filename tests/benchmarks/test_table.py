@@ -15,7 +15,7 @@ from benchmarks import results, table
 PAGE = "before\n<!-- results: {} -->\nold text\n<!-- end of results -->\nafter\n"
 MACHINE = {"cpu": "a processor", "cores": 2, "threads": 2, "memory_gb": 8.0, "gpus": [], "fast_bf16": False,
            "versions": {"torch": "2.13.0"}, "commit": "abc1234"}
-CELL = {"student": "T4-tiny", "sequences": "like SST-2", "batch_size": 512, "way": "live teacher",
+CELL = {"student": "T4-tiny", "sequences": "128 tokens", "batch_size": 512, "way": "live teacher",
         "rows_per_second": {"median": 12345.6, "low": 12000.0, "high": 13000.0}, "step_ms": 41.5, "tflops": 247.25,
         "share_of_peak": 0.3091, "peak_memory_gb": 3.25, "phases_ms": {"teacher": 20.5, "rest": 1.25}}
 SPREAD = {"median": 2.0, "low": 1.0, "high": 3.0}
