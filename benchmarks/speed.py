@@ -147,7 +147,8 @@ def ten_epochs(seconds: Mapping[str, Sequence[float]], job: Job) -> dict[str, fl
     """
     epoch = {name: statistics.median(values) * job.num_rows / (job.turn_steps * job.setting.batch_size)
              for name, values in seconds.items()}
-    found: dict[str, float] = {name: 10 * epoch[name] for name in ("original", "trainer, as blogs", "trainer, tuned") if name in epoch}
+    others = ("original", "trainer, as blogs", "trainer, tuned")
+    found: dict[str, float] = {name: 10 * epoch[name] for name in others if name in epoch}
     if {"ours, first epoch", "ours, later epochs"} <= set(epoch):
         found["ours"] = epoch["ours, first epoch"] + 9 * epoch["ours, later epochs"]
     if "ours, second student" in epoch:

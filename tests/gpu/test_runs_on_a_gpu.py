@@ -123,7 +123,7 @@ def test_a_recurrent_layer_is_as_exact_under_autocast_as_without(cell: str) -> N
     with torch.autocast(DEVICE.type, torch.bfloat16):
         found = moved(states.to(DEVICE), mask.to(DEVICE))
     found.square().sum().backward()
-    require_close(found.detach(), expected.detach(), tolerance=1e-3)  # on an H100 the LSTM was 2e-4 off in one of 192 numbers
+    require_close(found.detach(), expected.detach(), tolerance=1e-3)  # on an H100 one of 192 numbers was 2e-4 off
     require_close([p.grad for p in moved.parameters()], gradients, tolerance=1e-3)
 
 
