@@ -24,7 +24,7 @@ demo: setup
 	$(VENV)/bin/stillhouse demo
 
 test: setup
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
 check: setup
 	scripts/check

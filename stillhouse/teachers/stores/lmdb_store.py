@@ -157,7 +157,8 @@ class _Environment:
             with _lock:
                 self.num_running -= 1
                 self.retire_if_unused()
-                _changed.notify_all()
+                if _num_waiting and not self.num_running:
+                    _changed.notify_all()
 
     def _mend(self, hindrance: lmdb.Error, room_bytes: int) -> None:
         """Remove what kept a transaction from running. Raises `StoreError` if that cannot be done."""
