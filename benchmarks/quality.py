@@ -44,9 +44,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> None:
     """Measure, write the JSON after each run, print the table. Ends the program with a message if something fails."""
     options = parser().parse_args(argv)
-    usual = {"rows": 40, "epochs": 1, "seeds": 1} if options.quick else {"rows": 5000, "epochs": 10, "seeds": 3}
-    for name, value in usual.items():
-        setattr(options, name, getattr(options, name) or value)
+    results.fill(options, usual={"rows": 5000, "epochs": 10, "seeds": 3}, quick={"rows": 40, "epochs": 1, "seeds": 1})
     ways = (options.only,) if options.only else WAYS[:1] if options.quick else WAYS
     from stillhouse.cache_dirs import cache_dir
 

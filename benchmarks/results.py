@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,27 @@ def parser(name: str, description: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def fill(options: argparse.Namespace, *, usual: Mapping[str, Any], quick: Mapping[str, Any]) -> None:
+    """Give the options that were not named their value: the usual one, or that of a quick run."""
+    for name, value in (quick if options.quick else usual).items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+
+
 def write(name: str, options: argparse.Namespace, settings: dict[str, Any], figures: dict[str, Any]) -> Path | None:
     """Write ``{name, machine, settings, figures}`` aside, then rename; may be called again as figures come in.
 
-    Gives the file, or None for a quick run without ``--output``.
+    What the file holds of the same settings and commit beside these figures stays. Gives the file, or None for a quick
+    run without ``--output``.
     """
     path: Path | None = options.output or (None if options.quick else RESULTS_DIR / f"{name}.json")
     if path is None:
         return None
-    content = {"name": name, "quick": options.quick, "machine": machine.describe(), "settings": settings,
-               "figures": figures}
+    now = machine.describe()
+    earlier = read(path)
+    if earlier is not None and earlier["settings"] == settings and earlier["machine"]["commit"] == now["commit"]:
+        figures = {**earlier["figures"], **figures}  # of parts that are not measured again
+    content = {"name": name, "quick": options.quick, "machine": now, "settings": settings, "figures": figures}
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".writing-{path.name}")
     aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

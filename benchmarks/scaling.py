@@ -44,9 +44,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> None:
     """Measure, write the JSON after every part, and print the tables."""
     options = parser().parse_args(argv)
-    usual: dict[str, Any] = {"turns": 5, "steps": 10, "cache_gb": 2.0}
-    for name, value in ({"turns": 1, "steps": 2, "cache_gb": 0.01} if options.quick else usual).items():
-        setattr(options, name, getattr(options, name) or value)
+    results.fill(options, usual={"turns": 5, "steps": 10, "cache_gb": 2.0},
+                 quick={"turns": 1, "steps": 2, "cache_gb": 0.01})
     settings = {**(QUICK if options.quick else SMALL).as_dict(), "turns": options.turns,
                 "steps_per_turn": options.steps, "cache_gb": options.cache_gb}
     measure = {"rows": _rows, "batch": _batch, "ranks": _ranks, "cache": _cache}

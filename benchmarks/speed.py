@@ -90,9 +90,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> None:
     """Measure, write the JSON and print the tables. Ends the program with a message if something is missing."""
     options = parser().parse_args(argv)
-    usual = {"turns": 2, "steps": 2, "warmup": 1} if options.quick else {"turns": 10, "steps": 20, "warmup": 5}
-    for name, value in usual.items():
-        setattr(options, name, getattr(options, name) or value)
+    if (options.only or options.without) and not options.quick and not options.output:
+        parser().error("--only and --without leave figures out that the pages show: name another file with --output")
+    results.fill(options, usual={"turns": 10, "steps": 20, "warmup": 5}, quick={"turns": 2, "steps": 2, "warmup": 1})
     without = [*options.without, "original"] if options.quick and not options.only else options.without
     names = [name for name in options.only or CONTENDERS if name not in without]
     folder = options.keep or Path(tempfile.mkdtemp(prefix="stillhouse-speed-"))

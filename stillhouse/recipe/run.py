@@ -81,7 +81,8 @@ def run_one(recipe: Recipe, *, resume: bool, overwrite: bool, watch: Watch) -> R
     """A recipe without stages."""
     folder = RunFolder(recipe, resume=resume, overwrite=overwrite)
     if folder.is_finished and resume:
-        watch.say(f"{folder.path} is finished already")
+        unmeasured = "" if watch.profile_steps is None else ", so that nothing was measured; --overwrite runs it again"
+        watch.say(f"{folder.path} is finished already{unmeasured}")
         return RunResult(folder.path, folder.metrics())
     prepared = prepare(recipe)
     watch.require_length(prepared)

@@ -200,7 +200,7 @@ class StepMeter(Meter):
         self.profile, self.device, self.precision = profile, device, precision
         self._laps: list[Lap] = []
         self._free_laps: list[Lap] = []
-        self._told = False
+        self._told = self._has_trace = False
         self._course = self._measurement()
         next(self._course)
 
@@ -209,6 +209,9 @@ class StepMeter(Meter):
 
     def finish(self) -> None:
         if self._told:
+            if not self._has_trace:
+                warnings.warn(f"training was over within the {_TRACED_STEPS} steps after the measured ones, so there "
+                              "is no trace.json; train longer, or measure fewer", stacklevel=2)
             return
         done = f"training was over after {len(self._laps)} of the {self.profile.steps} steps to be measured"
         if self._laps:
@@ -246,6 +249,7 @@ class StepMeter(Meter):
             for _ in range(_TRACED_STEPS):
                 yield
         trace.export_chrome_trace(str(self.profile.output_dir / "trace.json"))
+        self._has_trace = True
 
     def _tell(self) -> None:
         memory = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None

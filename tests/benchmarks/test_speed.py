@@ -50,4 +50,11 @@ def test_an_unknown_benchmark_is_refused_with_the_known_names() -> None:
 
 def test_data_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"does not hold SST-2.*--data"):
-        command.main(["speed", "--data", str(tmp_path), "--only", "minimal loop"])
+        command.main(["speed", "--data", str(tmp_path)])
+
+
+def test_a_part_of_the_comparison_does_not_replace_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["speed", "--only", "minimal loop"])
+    assert "name another file with --output" in capsys.readouterr().err
+

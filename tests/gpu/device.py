@@ -16,6 +16,6 @@ needs_device = pytest.mark.skipif(DEVICE.type == "cuda" and not torch.cuda.is_av
                                   reason="there is no CUDA device on this machine")
 
 
-def require_close(found: Any, expected: Any, tolerance: float = 1e-4) -> None:
+def assert_close(found: Any, expected: Any, tolerance: float = 1e-4) -> None:
     """The same numbers on whatever device."""
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance / 100, check_device=False)

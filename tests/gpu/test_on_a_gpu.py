@@ -35,7 +35,7 @@ from stillhouse.training import Bundle, EverySteps, FitOptions, LoaderSource, Pr
 from stillhouse.training.step import accumulate_gradients
 from stillhouse.types import LABELS, LOGITS, Batch, Progress
 from tests.distillers import toys
-from tests.gpu.device import BF16, CPU, DEVICE, FP16, FP32, needs_device, require_close
+from tests.gpu.device import BF16, CPU, DEVICE, FP16, FP32, assert_close, needs_device
 from tests.losses.cases import Case, every_loss
 from tests.losses.sides import Sides, alone, sides
 from tests.training.resumable import StopAt, shuffled_loader, weights_of
@@ -59,7 +59,7 @@ def losses_of(make: Callable[[], Any], given: Sides, device: torch.device) -> An
 @every_loss
 def test_every_loss_has_the_value_and_the_gradient_of_the_cpu(case: Case) -> None:
     given = sides(torch.float32)
-    require_close(losses_of(case.make, given, DEVICE), losses_of(case.make, given, CPU))
+    assert_close(losses_of(case.make, given, DEVICE), losses_of(case.make, given, CPU))
 
 
 @every_loss
@@ -87,7 +87,7 @@ def test_losses_of_rows_have_the_value_of_the_cpu(name: str) -> None:
         assert s.grad is not None
         return torch.cat([found.detach().reshape(1), s.grad.flatten()])
 
-    require_close(value(DEVICE), value(CPU))
+    assert_close(value(DEVICE), value(CPU))
 
 
 @pytest.mark.parametrize("name", [*KD_LOSS_MAP, *MATCH_LOSS_MAP])
@@ -95,7 +95,7 @@ def test_every_preset_has_the_mean_of_the_cpu(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     if name in KD_LOSS_MAP:
         logits = [torch.randn(4, 5, 3, generator=generator) for _ in range(2)]
-        require_close(KD_LOSS_MAP[name](*(side.to(DEVICE) for side in logits), 2.0), KD_LOSS_MAP[name](*logits, 2.0))
+        assert_close(KD_LOSS_MAP[name](*(side.to(DEVICE) for side in logits), 2.0), KD_LOSS_MAP[name](*logits, 2.0))
         return
     preset: Any = MATCH_LOSS_MAP[name]
     shape = (3, 5, 4) if preset.loss.reads == "hidden" else (3, 2, 5, 5)
@@ -103,7 +103,7 @@ def test_every_preset_has_the_mean_of_the_cpu(name: str) -> None:
                         for _ in range(2))
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 1, 1, 0]])
     moved = [[state.to(DEVICE) for state in side] for side in (student, teacher)]
-    require_close(preset(*moved, mask=mask.to(DEVICE)), preset(student, teacher, mask=mask))
+    assert_close(preset(*moved, mask=mask.to(DEVICE)), preset(student, teacher, mask=mask))
 
 
 # Distillers.
@@ -158,7 +158,7 @@ def distilled(name: str, device: torch.device) -> dict[str, Tensor]:
 @pytest.mark.filterwarnings("ignore:gradient accumulation with masks")
 @pytest.mark.parametrize("name", ["Train", "Basic", "General", "MultiTeacher", "MultiTask"])
 def test_every_distiller_takes_the_steps_that_it_takes_on_the_cpu(name: str) -> None:
-    require_close(distilled(name, DEVICE), distilled(name, CPU), tolerance=1e-4)
+    assert_close(distilled(name, DEVICE), distilled(name, CPU), tolerance=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:gradient accumulation with masks")
@@ -173,7 +173,7 @@ def test_accumulated_gradients_are_those_of_the_cpu(opaque: bool) -> None:
         assert result.loss.device.type == device.type
         return torch.cat([p.grad.flatten() for p in bundle.parameters() if p.grad is not None])
 
-    require_close(gradient(DEVICE), gradient(CPU), tolerance=1e-9)
+    assert_close(gradient(DEVICE), gradient(CPU), tolerance=1e-9)
 
 
 # Teachers.
@@ -189,7 +189,7 @@ def test_a_teacher_on_the_cpu_reads_what_the_device_has_finished() -> None:
             x = torch.tanh(x @ x)
         batch = Batch((x,), (x,))
         found = LiveTeacher(teacher, ModulePathAdaptor()).signals(batch, frozenset({LOGITS}))[LOGITS]
-        require_close(found, teacher(x.cpu()).detach())
+        assert_close(found, teacher(x.cpu()).detach())
 
 
 def trained_with(teacher_of: Callable[[LiveTeacher], Any]) -> tuple[Tensor, int]:
@@ -214,8 +214,8 @@ def test_a_cached_epoch_reads_what_a_live_one_computes() -> None:
         return kept[-1]
 
     live, cold, warm = trained_with(lambda teacher: teacher), trained_with(cached), trained_with(cached)
-    require_close(cold[0], live[0], tolerance=1e-9)
-    require_close(warm[0], live[0], tolerance=1e-9)
+    assert_close(cold[0], live[0], tolerance=1e-9)
+    assert_close(warm[0], live[0], tolerance=1e-9)
     assert (live[1], cold[1], warm[1]) == (6, 3, 0)
 
 
@@ -269,7 +269,7 @@ def test_the_gradient_scaler_skips_overflows_and_resumes(tmp_path: Path) -> None
     with pytest.raises(KeyboardInterrupt):
         scaled_run(tmp_path / "cut", stop_at=2)
     assert checkpoint.load_state(tmp_path / "cut" / "gs2")["scaler"]["scale"] < 65536
-    require_close(scaled_run(tmp_path / "cut", resume=True)[0], whole, tolerance=1e-6)
+    assert_close(scaled_run(tmp_path / "cut", resume=True)[0], whole, tolerance=1e-6)
 
 
 def resumable(folder: Path, device: torch.device = DEVICE, dropout: float = 0.4, stop_at: int | None = None,
@@ -291,7 +291,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     whole = resumable(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         resumable(tmp_path / "cut", stop_at=5)
-    require_close(resumable(tmp_path / "cut", resume=True), whole, tolerance=1e-9)
+    assert_close(resumable(tmp_path / "cut", resume=True), whole, tolerance=1e-9)
 
 
 @pytest.mark.parametrize("devices", [(DEVICE, CPU), (CPU, DEVICE)], ids=["to the cpu", "from the cpu"])
@@ -299,4 +299,4 @@ def test_a_training_goes_on_on_another_device(devices: tuple[torch.device, torch
     whole = resumable(tmp_path / "whole", devices[0], dropout=0.0)
     with pytest.raises(KeyboardInterrupt):
         resumable(tmp_path / "cut", devices[0], dropout=0.0, stop_at=5)
-    require_close(resumable(tmp_path / "cut", devices[1], dropout=0.0, resume=True), whole, tolerance=1e-9)
+    assert_close(resumable(tmp_path / "cut", devices[1], dropout=0.0, resume=True), whole, tolerance=1e-9)

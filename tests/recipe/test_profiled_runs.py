@@ -73,6 +73,8 @@ def test_the_command_line_asks_for_a_profile_of_one_run(
     said = capsys.readouterr().err
     assert "2 steps of 16.0 rows" in said and "\na step " in said
     assert {file.name for file in (tmp_path / "run" / "profile").iterdir()} == {"profile.json", "trace.json"}
+    assert cli.main(["run", path, "--profile-steps", "2", "--resume"]) == 0
+    assert "finished already, so that nothing was measured; --overwrite runs it again" in capsys.readouterr().err
     (tmp_path / "run" / "metrics.json").unlink()
     assert cli.main(["run", path, "--profile-steps", "2", "--resume"]) == 0
     assert "the student is trained already, so that nothing was measured" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -124,10 +125,12 @@ def test_other_batch_sizes_and_other_padding_hit(store: SignalStore) -> None:
     assert cached.rows_forwarded == len(ROWS)
 
 
-def test_padding_of_a_cached_answer_is_zero() -> None:
+@pytest.mark.parametrize("left", [False, True])
+def test_padding_of_a_cached_answer_is_zero(left: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, 7, dtype))  # what may have stood there before
     cached = CachedTeacher(live(), MemoryStore())
     for _ in range(2):
-        batch = batch_of(ROWS, width=7)
+        batch = batch_of(ROWS, width=7, left=left)
         answer = cached.signals(batch, BOTH)
         for value in answer.values():
             assert value[batch.teacher["attention_mask"].eq(0)].eq(0).all()

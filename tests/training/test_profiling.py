@@ -127,6 +127,16 @@ def test_a_training_of_unknown_length_that_was_too_short_says_so(
     assert (json.loads(path.read_text())["steps"] if path.exists() else None) == measured
 
 
+def test_a_trace_that_was_not_finished_is_missed(tmp_path: Path) -> None:
+    class Endless:
+        def __iter__(self) -> Iterator[Any]:
+            return iter(Loader(6))
+
+    with pytest.warns(UserWarning, match="within the 3 steps after the measured ones, so there is no trace.json"):
+        train(Endless(), Profile(tmp_path, steps=3, warm_up=2))
+    assert {path.name for path in tmp_path.iterdir()} == {"profile.json"}
+
+
 @pytest.mark.parametrize("batches", [2, 4, 6])
 def test_an_error_ends_the_measurement(tmp_path: Path, batches: int) -> None:
     """In the warm-up, in the measured steps, in the trace."""
