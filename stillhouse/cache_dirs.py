@@ -1,10 +1,22 @@
-"""Where what can be computed again is kept: teacher signals and fine-tuned teachers, below one folder of the user's."""
+"""Where what can be computed again is kept: teacher signals and fine-tuned teachers, below one folder of the user's.
+
+    signals/HASH/data.mdb        the stored answers of one teacher
+    teachers/HASH/teacher.json   what is known of a fine-tuned teacher, beside its weights
+    .../.writing-*, .pruned-*    what a process is writing or deleting, or was when it was killed
+
+HASH is of all that the content depends on.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
+
+SIGNALS, TEACHERS = "signals", "teachers"
+STORE_FILE, TEACHER_FILE = "data.mdb", "teacher.json"
+BEING_WRITTEN, MOVED_ASIDE = ".writing-", ".pruned-"
 
 
 def cache_dir() -> Path:
@@ -18,9 +30,14 @@ def cache_dir() -> Path:
 
 def signals_dir(fingerprint: str) -> Path:
     """The folder of one teacher's stored answers; ``fingerprint`` is any text that identifies the teacher."""
-    return cache_dir() / "signals" / hashlib.blake2b(fingerprint.encode(), digest_size=16).hexdigest()
+    return cache_dir() / SIGNALS / hashlib.blake2b(fingerprint.encode(), digest_size=16).hexdigest()
 
 
 def teachers_dir() -> Path:
     """The folder of fine-tuned teachers, one folder each."""
-    return cache_dir() / "teachers"
+    return cache_dir() / TEACHERS
+
+
+def free_bytes(folder: Path) -> int:
+    """What the disk has free where ``folder`` is, or would be made."""
+    return shutil.disk_usage(next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())).free

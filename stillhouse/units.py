@@ -6,19 +6,31 @@ import re
 
 from stillhouse.errors import ConfigError
 
-_BYTES = {"bytes": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+def _in_both_cases(word: str) -> str:
+    return "".join(f"[{letter.lower()}{letter.upper()}]" for letter in word)
+
+
+_PREFIXES = "kMGT"
+_BYTES: dict[str, int] = {"bytes": 1} | {f"{prefix}B": 1000**power for power, prefix in enumerate(_PREFIXES, start=1)}
 _BYTES_BY_WORD = {"": 1, "b": 1, "byte": 1} | {unit.lower(): factor for unit, factor in _BYTES.items()}
 _TIMES_S = {"m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
-_NUMBER_AND_UNIT = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-zA-Z]*)\s*")
+_NUMBER = r"(\d+(\.\d+)?|\.\d+)"
+_NUMBER_AND_UNIT = re.compile(rf"\s*{_NUMBER}\s*([a-zA-Z]*)\s*")
+_ANY_PREFIX = "".join(prefix.lower() + prefix.upper() for prefix in _PREFIXES)
+_BYTE_UNIT = f"{_in_both_cases('b')}|{_in_both_cases('byte')}[sS]?|[{_ANY_PREFIX}]{_in_both_cases('b')}"
+BYTES_PATTERN = rf"^\s*(0|{_NUMBER}\s*({_BYTE_UNIT}))\s*$"
+"""What `parse_bytes` reads, for a JSON Schema, whose expressions have no flags: of the zeros without a unit only 0."""
 
 
 def readable_bytes(count: float) -> str:
     """A number of bytes for people: ``3.4 MB``."""
-    for unit in ("bytes", "kB", "MB", "GB"):
+    *units, largest = _BYTES
+    for unit in units:
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
-    return f"{count:.1f} TB"
+    return f"{count:.1f} {largest}"
 
 
 def parse_bytes(text: str) -> int:
@@ -50,4 +62,4 @@ def parse_age(text: str) -> float:
 
 def _split(text: str) -> tuple[float | None, str]:
     found = _NUMBER_AND_UNIT.fullmatch(text)
-    return (float(found[1]), found[2]) if found else (None, "")
+    return (float(found[1]), found[3]) if found else (None, "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,18 @@ class Adaptor(abc.ABC):
     def width(self, model: nn.Module, key: Key) -> int | None:
         """Features of a hidden state, classes of logits, heads of an attention map; None if only a forward can tell."""
         return None
+
+
+class AdaptorAround(Adaptor, abc.ABC):
+    """An adaptor that changes what another is asked for or gives. Masks and fingerprint are the other's. Abstract."""
+
+    def __init__(self, inner: Adaptor) -> None:
+        self.inner = inner
+        self.declares_masks, self.fingerprint = inner.declares_masks, inner.fingerprint
+
+    @final
+    def masks(self, inputs: Any) -> Masks:
+        return self.inner.masks(inputs)
 
 
 def call_model(model: nn.Module, inputs: Any, extra: Mapping[str, Any]) -> Any:

@@ -8,22 +8,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from stillhouse.adaptors.base import Adaptor, Signals
+from stillhouse.adaptors.base import AdaptorAround, Signals
 from stillhouse.adaptors.layers import KNOWN_FAMILIES, layer_lists
 from stillhouse.needs import indices
-from stillhouse.types import Key, Masks
+from stillhouse.types import Key
 
 
-class StoppingEarly(Adaptor):
+class StoppingEarly(AdaptorAround):
     """Another adaptor, whose forward stops as soon as nothing that follows is asked for; the values are the same.
 
     It does so where hidden states alone are asked for, the last one not among them, of a model whose family is known,
     and where the inner adaptor declares its masks. Everything else, the fingerprint too, is the inner adaptor's.
     """
-
-    def __init__(self, inner: Adaptor) -> None:
-        self.inner = inner
-        self.declares_masks, self.fingerprint = inner.declares_masks, inner.fingerprint
 
     def run(self, model: nn.Module, inputs: Any, keys: frozenset[Key], extra: Mapping[str, Any]) -> Signals:
         if not self.declares_masks:
@@ -33,9 +29,6 @@ class StoppingEarly(Adaptor):
                 return self.inner.run(model, inputs, keys, extra)
             except _Enough:
                 return Signals(found, self.inner.masks(inputs))
-
-    def masks(self, inputs: Any) -> Masks:
-        return self.inner.masks(inputs)
 
     def check(self, model: nn.Module, keys: frozenset[Key], *, is_trained: bool = False) -> None:
         self.inner.check(model, keys, is_trained=is_trained)

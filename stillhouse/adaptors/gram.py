@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillhouse.adaptors.base import Adaptor, Signals
-from stillhouse.types import GRAM, Features, Key, Masks
+from stillhouse.adaptors.base import AdaptorAround, Signals
+from stillhouse.types import GRAM, Features, Key
 
 
 def gram_key(layers: Sequence[Key]) -> Key:
@@ -21,12 +21,8 @@ def gram_key(layers: Sequence[Key]) -> Key:
     return Key(first.kind, (int(first.index or 0), int(second.index or 0)), GRAM)  # type: ignore[arg-type]
 
 
-class GramOutputs(Adaptor):
+class GramOutputs(AdaptorAround):
     """Another adaptor that can be asked for `gram_key` too. Everything else is the inner adaptor's."""
-
-    def __init__(self, inner: Adaptor) -> None:
-        self.inner = inner
-        self.declares_masks, self.fingerprint = inner.declares_masks, inner.fingerprint
 
     def run(self, model: nn.Module, inputs: Any, keys: frozenset[Key], extra: Mapping[str, Any]) -> Signals:
         asked = _asked(keys)
@@ -34,9 +30,6 @@ class GramOutputs(Adaptor):
         grams = {key: _gram(key, features) for key in keys if key.form == GRAM}
         others = {key: value for key, value in features.items() if key not in asked - keys}
         return Signals({**others, **grams}, masks)
-
-    def masks(self, inputs: Any) -> Masks:
-        return self.inner.masks(inputs)
 
     def check(self, model: nn.Module, keys: frozenset[Key], *, is_trained: bool = False) -> None:
         self.inner.check(model, _asked(keys), is_trained=is_trained)

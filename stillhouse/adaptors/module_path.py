@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from stillhouse.adaptors.base import Adaptor, Signals, call_model, log_probabilities, masks_from_features
+from stillhouse.adaptors.base import Adaptor, AdaptorAround, Signals, call_model, log_probabilities, masks_from_features
 from stillhouse.errors import OutputError, PlanError
 from stillhouse.types import ALL_LOGITS, ATTENTION_SCORES, LABELS, LOGITS, Key, Masks, module_path
 
@@ -93,16 +93,12 @@ class ModulePathAdaptor(Adaptor):
         return inputs.get("labels") if isinstance(inputs, Mapping) else None
 
 
-class ModuleOutputs(Adaptor):
+class ModuleOutputs(AdaptorAround):
     """Another adaptor, and beside what it gives, the outputs of sub-modules asked for by `stillhouse.types.module_key`.
 
     Masks, fingerprint and everything else are the inner adaptor's. A module that returns a tuple counts by its first
     element.
     """
-
-    def __init__(self, inner: Adaptor) -> None:
-        self.inner = inner
-        self.declares_masks, self.fingerprint = inner.declares_masks, inner.fingerprint
 
     def run(self, model: nn.Module, inputs: Any, keys: frozenset[Key], extra: Mapping[str, Any]) -> Signals:
         paths = _module_paths(keys)
@@ -112,9 +108,6 @@ class ModuleOutputs(Adaptor):
         if "inputs" in masks:
             return Signals({**features, **outputs}, masks)
         return Signals({**features, **outputs}, {**masks_from_features(outputs, {}), **masks})
-
-    def masks(self, inputs: Any) -> Masks:
-        return self.inner.masks(inputs)
 
     def check(self, model: nn.Module, keys: frozenset[Key], *, is_trained: bool = False) -> None:
         paths = _module_paths(keys)

@@ -53,12 +53,6 @@ def check(item: Item, *, delete: bool = False) -> Finding:
     return Finding(num_records, num_damaged, num_deleted)
 
 
-def num_records(item: Item) -> int:
-    """How many records a store holds. Raises `StoreError`."""
-    with LmdbStore(item.folder) as store:
-        return len(store)
-
-
 def _is_sound(record: bytes) -> bool:
     try:
         values_of(record)

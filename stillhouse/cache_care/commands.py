@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -12,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stillhouse.errors import ConfigError, StoreError
+from stillhouse.cache_dirs import free_bytes
+from stillhouse.errors import ConfigError, about
 from stillhouse.interruption import interruptible
 from stillhouse.units import parse_age, parse_bytes, readable_age, readable_bytes
 
 if TYPE_CHECKING:
-    from stillhouse.cache_care.items import Item
+    from stillhouse.cache_care.items import Count, Item
 
 DAMAGED_EXIT_CODE = 1
 
@@ -39,13 +39,13 @@ def info_command(
         from stillhouse.cache_care.items import items_in
 
         place, items = items_in(folder)
-        records = [_records(item) for item in items]
+        counts = [item.count() for item in items]
         if as_json:
-            typer.echo(json.dumps(_plain(place, items, records), indent=2))
+            typer.echo(json.dumps(_plain(place, items, counts), indent=2))
         else:
-            typer.echo(f"cache {place}\n{_table(place, items, records)}")
-            typer.echo(f"{_together(items)}{_free(place)}")
-            _advise_on(items, records)
+            typer.echo(f"cache {place}\n{_table(place, items, counts)}")
+            typer.echo(f"{_together(items)}; {readable_bytes(free_bytes(place))} free on this disk")
+            _advise_on(items, counts)
 
 
 @cache_app.command("verify")
@@ -60,7 +60,7 @@ def verify_command(
         from stillhouse.cache_care.items import items_in
 
         place, items = items_in(folder)
-        stores = [item for item in items if item.kind == "answers"]
+        stores = [item for item in items if item.has_records]
         are_whole = True
         for item in stores:
             finding = check(item, delete=delete)
@@ -91,8 +91,10 @@ def prune_command(
     with interruptible():
         if older_than is None and max_size is None:
             raise ConfigError("say what may go: --older-than 30d, --max-size 20GB, or both (--max-size 0 is all)")
-        older_than_s = None if older_than is None else _about("--older-than", parse_age, older_than)
-        max_bytes = None if max_size is None else _about("--max-size", parse_bytes, max_size)
+        with about("--older-than"):
+            older_than_s = None if older_than is None else parse_age(older_than)
+        with about("--max-size"):
+            max_bytes = None if max_size is None else parse_bytes(max_size)
         from stillhouse.cache_care.items import items_in
         from stillhouse.cache_care.pruning import chosen
 
@@ -113,66 +115,44 @@ def prune_command(
 def _delete(place: Path, going: Sequence[Item]) -> None:
     from stillhouse.cache_care.pruning import remove
 
-    kept = []
-    for item in going:
-        if not remove(item):
-            kept.append(item)
+    kept = [item for item in going if not remove(item)]
     typer.echo(f"deleted {_together([item for item in going if item not in kept])}")
     for item in kept:
         typer.echo(f"kept {_name(place, item)}: a running process has it open")
 
 
-def _about(option: str, parse: Any, text: str) -> Any:
-    try:
-        return parse(text)
-    except ConfigError as error:
-        raise ConfigError(f"{option}: {error}") from error
-
-
-def _records(item: Item) -> int | str | None:
-    """How many; why they cannot be counted; None of what is no store."""
-    if item.kind != "answers":
-        return None
-    from stillhouse.cache_care.checking import num_records
-
-    try:
-        return num_records(item)
-    except StoreError as error:
-        return str(error)
-
-
-def _plain(place: Path, items: Sequence[Item], records: Sequence[int | str | None]) -> dict[str, Any]:
+def _plain(place: Path, items: Sequence[Item], counts: Sequence[Count]) -> dict[str, Any]:
     """What ``--json`` prints."""
     return {
         "folder": str(place),
         "items": [{"kind": item.kind, "folder": str(item.folder), "about": list(item.about),
-                   "records": count if isinstance(count, int) else None,
-                   "problem": count if isinstance(count, str) else None, "size_bytes": item.size_bytes,
+                   "records": count.records, "problem": count.problem or None, "size_bytes": item.size_bytes,
                    "last_use": datetime.fromtimestamp(item.last_use_s, timezone.utc).isoformat(timespec="seconds")}
-                  for item, count in zip(items, records, strict=True)],
+                  for item, count in zip(items, counts, strict=True)],
         "size_bytes": sum(item.size_bytes for item in items),
-        "free_bytes": _free_bytes(place),
+        "free_bytes": free_bytes(place),
     }
 
 
-def _table(place: Path, items: Sequence[Item], records: Sequence[int | str | None] = ()) -> str:
-    """A line for each; the longest cells, what it is and where, stand last."""
+def _table(place: Path, items: Sequence[Item], counts: Sequence[Count] = ()) -> str:
+    """A line for each; the longest cells, what it is and where, stand last. Without counts no column has them."""
     now_s = time.time()
     rows = [["kind", "records", "size", "last used", "folder", "what it is"]]
-    for number, item in enumerate(items):
-        count = records[number] if records else None
-        cell = f"{count:,}" if isinstance(count, int) else "damaged" if count else ""
+    cells = [_cell(count) for count in counts] or [""] * len(items)
+    for item, cell in zip(items, cells, strict=True):
         rows.append([item.kind, cell, readable_bytes(item.size_bytes), readable_age(now_s - item.last_use_s),
-                     _name(place, item), "; ".join(item.about) or _unnamed(item)])
-    if not records:
+                     _name(place, item), "; ".join(item.about) or item.if_not_noted])
+    if not counts:
         rows = [[row[0], *row[2:]] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
                      for row in rows)
 
 
-def _unnamed(item: Item) -> str:
-    return "left by a process that was killed, or is at work" if item.kind == "leftover" else "not noted"
+def _cell(count: Count) -> str:
+    if count.problem:
+        return "damaged"
+    return "" if count.records is None else f"{count.records:,}"
 
 
 def _name(place: Path, item: Item) -> str:
@@ -184,17 +164,9 @@ def _together(items: Sequence[Item]) -> str:
     return f"{len(items):,} folder{'' if len(items) == 1 else 's'}, {size}"
 
 
-def _free(place: Path) -> str:
-    return f"; {readable_bytes(_free_bytes(place))} free on this disk"
-
-
-def _free_bytes(place: Path) -> int:
-    return shutil.disk_usage(next(parent for parent in (place, *place.parents) if parent.exists())).free
-
-
-def _advise_on(items: Sequence[Item], records: Sequence[int | str | None]) -> None:
-    for count in records:
-        if isinstance(count, str):
-            typer.echo(f"warning: {count}", err=True)
-    if any(item.kind == "leftover" for item in items):
-        typer.echo("prune deletes leftovers a day after they were touched last")
+def _advise_on(items: Sequence[Item], counts: Sequence[Count]) -> None:
+    for count in counts:
+        if count.problem:
+            typer.echo(f"warning: {count.problem}", err=True)
+    for advice in dict.fromkeys(item.advice for item in items if item.advice):
+        typer.echo(advice)

@@ -1,44 +1,128 @@
-"""What lies in a cache folder."""
+"""What lies in a cache folder: stores of answers, fine-tuned teachers, leftovers.
+
+Each answers for itself how it is looked after; nothing else in the room asks which of them it is.
+"""
 
 from __future__ import annotations
 
+import abc
 import json
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, final
 
-from stillhouse.cache_dirs import cache_dir
-from stillhouse.cache_use import last_use_s, notes
-from stillhouse.errors import ConfigError
-
-STORE_FILE = "data.mdb"
-TEACHER_FILE = "teacher.json"
-MOVED_ASIDE = ".pruned-"
-_BEING_WRITTEN = ".writing-"
-_SIGNALS, _TEACHERS = "signals", "teachers"
+from stillhouse.cache_dirs import BEING_WRITTEN, MOVED_ASIDE, SIGNALS, STORE_FILE, TEACHER_FILE, TEACHERS, cache_dir
+from stillhouse.cache_use import last_use_s, notes, unheld
+from stillhouse.errors import ConfigError, StoreError
 
 
 @dataclass(frozen=True)
-class Item:
-    """One folder of a cache.
+class Count:
+    """How many records something holds.
+
+    Attributes:
+        records: the number; None if it holds none by its nature, or if they cannot be counted.
+        problem: why they cannot be; empty if they can.
+    """
+
+    records: int | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Item(abc.ABC):
+    """One folder of a cache. Abstract.
 
     Attributes:
         folder: its path.
-        kind: ``answers`` is a store of teachers' answers, ``teacher`` a fine-tuned teacher, and ``leftover`` what a
-            process was writing or deleting when it was killed, or still is.
         about: what it is for, the last use first; empty if nobody noted it.
         size_bytes: of its files.
         last_use_s: in seconds since 1970.
     """
 
     folder: Path
-    kind: Literal["answers", "teacher", "leftover"]
     about: tuple[str, ...]
     size_bytes: int
     last_use_s: float
+
+    kind: ClassVar[str]
+    """What it is, in a word for people."""
+    if_not_noted: ClassVar[str] = "not noted"
+    """What is said where `about` is empty."""
+    advice: ClassVar[str] = ""
+    """What whoever sees one should know; empty if nothing."""
+    has_records: ClassVar[bool] = False
+    """Whether it holds records that can be checked."""
+    own_limit_s: ClassVar[float | None] = None
+    """How long after its last use it goes; None: that is for whoever prunes to say."""
+    goes_for_room: ClassVar[bool] = True
+    """Whether it may go only because all does not fit."""
+
+    @abc.abstractmethod
+    def count(self) -> Count:
+        """How many records it holds."""
+
+    @abc.abstractmethod
+    def unused(self) -> AbstractContextManager[bool]:
+        """Whether no process has it open; if so, none can open it inside. Raises `OSError`."""
+
+
+@final
+@dataclass(frozen=True)
+class Store(Item):
+    """A store of teachers' answers."""
+
+    kind = "answers"
+    has_records = True
+
+    def count(self) -> Count:
+        from stillhouse.teachers.stores import LmdbStore  # heavy, and for nothing where no answers are kept
+
+        try:
+            with LmdbStore(self.folder) as store:
+                return Count(len(store))
+        except StoreError as error:
+            return Count(problem=str(error))
+
+    def unused(self) -> AbstractContextManager[bool]:
+        from stillhouse.teachers.stores.lmdb_store import unopened
+
+        return unopened(self.folder)
+
+
+@final
+@dataclass(frozen=True)
+class StoredTeacher(Item):
+    """A fine-tuned teacher."""
+
+    kind = "teacher"
+
+    def count(self) -> Count:
+        return Count()
+
+    def unused(self) -> AbstractContextManager[bool]:
+        return unheld(self.folder / TEACHER_FILE)
+
+
+@final
+@dataclass(frozen=True)
+class Leftover(Item):
+    """What a process was writing or deleting when it was killed, or still is."""
+
+    kind = "leftover"
+    if_not_noted = "left by a process that was killed, or is at work"
+    advice = "prune deletes leftovers a day after they were touched last"
+    own_limit_s = 24 * 3600.0
+    goes_for_room = False
+
+    def count(self) -> Count:
+        return Count()
+
+    def unused(self) -> AbstractContextManager[bool]:
+        return nullcontext(True)
 
 
 def items_in(folder: Path | None = None) -> tuple[Path, list[Item]]:
@@ -50,27 +134,27 @@ def items_in(folder: Path | None = None) -> tuple[Path, list[Item]]:
     place = (folder or cache_dir()).expanduser().absolute()
     if (place / STORE_FILE).is_file():
         return place, [_store(place)]
-    parts = {name: place / name for name in (_SIGNALS, _TEACHERS)}
+    parts = {name: place / name for name in (SIGNALS, TEACHERS)}
     if folder is not None and not any(part.is_dir() for part in parts.values()):
-        raise ConfigError(f"{folder} is no cache: it holds neither {_SIGNALS} nor {_TEACHERS}, as the cache folder "
+        raise ConfigError(f"{folder} is no cache: it holds neither {SIGNALS} nor {TEACHERS}, as the cache folder "
                           f"does, nor {STORE_FILE}, as a store does; give one of those, or nothing for {cache_dir()}")
-    found = [*_stores(parts[_SIGNALS]), *_teachers(parts[_TEACHERS]),
-             *_leftovers(parts[_SIGNALS]), *_leftovers(parts[_TEACHERS])]
+    found = [*_stores(parts[SIGNALS]), *_teachers(parts[TEACHERS]),
+             *_leftovers(parts[SIGNALS]), *_leftovers(parts[TEACHERS])]
     return place, sorted(found, key=lambda item: item.size_bytes, reverse=True)
 
 
-def _stores(place: Path) -> Iterator[Item]:
+def _stores(place: Path) -> Iterator[Store]:
     return (_store(file.parent) for file in place.glob(f"*/{STORE_FILE}") if not _is_leftover(file.parent))
 
 
-def _store(folder: Path) -> Item:
+def _store(folder: Path) -> Store:
     about = tuple(", ".join(note[name] for name in ("teacher", "task", "dtype") if name in note)
                   for note in notes(folder))
-    return Item(folder, "answers", about, _size_bytes(folder), last_use_s(folder, folder / STORE_FILE))
+    return Store(folder, about, _size_bytes(folder), last_use_s(folder, folder / STORE_FILE))
 
 
-def _teachers(place: Path) -> Iterator[Item]:
-    return (Item(file.parent, "teacher", _about_teacher(file), _size_bytes(file.parent), last_use_s(file.parent, file))
+def _teachers(place: Path) -> Iterator[StoredTeacher]:
+    return (StoredTeacher(file.parent, _about_teacher(file), _size_bytes(file.parent), last_use_s(file.parent, file))
             for file in place.glob(f"*/{TEACHER_FILE}") if not _is_leftover(file.parent))
 
 
@@ -84,14 +168,14 @@ def _about_teacher(file: Path) -> tuple[str, ...]:
         return ()
 
 
-def _leftovers(place: Path) -> Iterator[Item]:
+def _leftovers(place: Path) -> Iterator[Leftover]:
     for folder in filter(_is_leftover, place.glob(".*")):
         with suppress(FileNotFoundError):  # gone meanwhile, by another process
-            yield Item(folder, "leftover", (), _size_bytes(folder), folder.stat().st_mtime)
+            yield Leftover(folder, (), _size_bytes(folder), folder.stat().st_mtime)
 
 
 def _is_leftover(folder: Path) -> bool:
-    return folder.name.startswith((MOVED_ASIDE, _BEING_WRITTEN))
+    return folder.name.startswith((MOVED_ASIDE, BEING_WRITTEN))
 
 
 def _size_bytes(folder: Path) -> int:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import uuid
 from collections.abc import Sequence
 
-from stillhouse.cache_care.items import MOVED_ASIDE, TEACHER_FILE, Item
-from stillhouse.cache_use import unheld
+from stillhouse.cache_care.items import Item
+from stillhouse.cache_dirs import MOVED_ASIDE
 from stillhouse.errors import StoreError
-from stillhouse.teachers.stores.lmdb_store import unopened
-
-_ABANDONED_S = 24 * 3600.0
 
 
 def chosen(items: Sequence[Item], now_s: float, older_than_s: float | None, max_bytes: int | None) -> list[Item]:
@@ -28,7 +24,7 @@ def chosen(items: Sequence[Item], now_s: float, older_than_s: float | None, max_
     staying = [item for item in by_use if item not in going]
     total = sum(item.size_bytes for item in staying)
     for item in staying:
-        if max_bytes is not None and total > max_bytes and item.kind != "leftover":
+        if max_bytes is not None and total > max_bytes and item.goes_for_room:
             going.append(item)
             total -= item.size_bytes
     return going
@@ -39,7 +35,7 @@ def remove(item: Item) -> bool:
     aside = item.folder.with_name(f"{MOVED_ASIDE}{uuid.uuid4().hex}")
     try:
         # Moved while nobody can open it, deleted in peace: whoever comes meanwhile finds nothing, not a half of it.
-        with _unused(item) as is_unused:
+        with item.unused() as is_unused:
             if not is_unused:
                 return False
             os.replace(item.folder, aside)
@@ -53,11 +49,5 @@ def remove(item: Item) -> bool:
 
 
 def _is_past(item: Item, now_s: float, older_than_s: float | None) -> bool:
-    limit_s = _ABANDONED_S if item.kind == "leftover" else older_than_s
+    limit_s = older_than_s if item.own_limit_s is None else item.own_limit_s
     return limit_s is not None and now_s - item.last_use_s > limit_s
-
-
-def _unused(item: Item) -> contextlib.AbstractContextManager[bool]:
-    if item.kind == "answers":
-        return unopened(item.folder)
-    return unheld(item.folder / TEACHER_FILE) if item.kind == "teacher" else contextlib.nullcontext(True)

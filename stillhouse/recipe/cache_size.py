@@ -11,13 +11,14 @@ import torch
 
 from stillhouse.tasks.base import Predicts
 from stillhouse.tasks.batching import Lengths
+from stillhouse.teachers.kept_forms import kept_types
 from stillhouse.teachers.stores import record_bytes
 from stillhouse.types import ATTENTION_SCORES, GRAM, Key, module_path
 
 Shape = tuple[int, ...]
 
 _KEY_BYTES = 16
-_NO_FEATURES = ("logits", "attention", ATTENTION_SCORES)  # in place of int8 they are kept as float16
+_NO_FEATURES = ("logits", "attention", ATTENTION_SCORES)  # but places or classes along the last axis
 # LMDB: pages of 4096 bytes with a header of 16, entries with one of 10. Entries come in random order, which fills the
 # pages of a tree to about 70 %. What leaves no room for two in a page gets pages of its own, and an entry to find them.
 _PAGE_BYTES, _PAGE_HEADER_BYTES, _ENTRY_BYTES, _FILLED = 4096, 16, 10, 0.7
@@ -64,13 +65,9 @@ class AnswerSizes:
 
     def _tensors(self, key: Key, length: int, dtype: torch.dtype) -> list[tuple[Shape, torch.dtype]]:
         shapes = self._shapes(key, length)
-        if key.form == GRAM:
-            return [(shape, torch.float32) for shape in shapes]
-        if dtype is not torch.int8:
-            return [(shape, dtype) for shape in shapes]
-        if key.kind in _NO_FEATURES:
-            return [(shape, torch.float16) for shape in shapes]
-        return [part for shape in shapes for part in ((shape, dtype), ((*shape[:-1], 1), torch.float32))]
+        types = kept_types(key, dtype, has_features=key.kind not in _NO_FEATURES)
+        # Where there are two parts, the second has one number for each vector of the first.
+        return [part for shape in shapes for part in zip((shape, (*shape[:-1], 1)), types, strict=False)]
 
     def _shapes(self, key: Key, length: int) -> list[Shape]:
         """The tensors of a row's record."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from stillhouse.cache_dirs import cache_dir, signals_dir
+from stillhouse.cache_dirs import SIGNALS, STORE_FILE, cache_dir, free_bytes, signals_dir
 from stillhouse.cache_use import note_use
 from stillhouse.errors import ConfigError
 from stillhouse.recipe.cache_size import AnswerSizes
@@ -197,7 +196,7 @@ def _instead(wish: CacheWish, need: _Need, dtype: torch.dtype) -> torch.dtype | 
 def _folder(choice: str, fingerprint: str | None) -> Path:
     """Raises `ConfigError` for a file."""
     if choice == "auto":
-        return cache_dir() / "signals" if fingerprint is None else signals_dir(fingerprint)
+        return cache_dir() / SIGNALS if fingerprint is None else signals_dir(fingerprint)
     folder = Path(choice).expanduser()
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"cache: {choice} is a file; write auto, off, memory or a folder")
@@ -206,9 +205,9 @@ def _folder(choice: str, fingerprint: str | None) -> Path:
 
 def _lack_of_space(folder: Path, need: _Need, dtype: torch.dtype) -> str:
     """Why the disk is too small, and what to do; empty if it is not."""
-    stored = _size_of(folder / "data.mdb")
+    stored = _size_of(folder / STORE_FILE)
     missing = max(0, need.bytes_as(dtype) - stored)
-    free = shutil.disk_usage(_existing(folder)).free
+    free = free_bytes(folder)
     if missing <= free / 2:
         return ""
     remedies = ["free some space (stillhouse cache prune)", "name a folder with more as cache: FOLDER",
@@ -219,10 +218,6 @@ def _lack_of_space(folder: Path, need: _Need, dtype: torch.dtype) -> str:
 
 def _size_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _existing(folder: Path) -> Path:
-    return next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -28,6 +28,7 @@ from stillhouse.sections.values import LabelNames, as_tuple, one_or_more
 from stillhouse.students.shapes import known_shapes
 from stillhouse.tasks import TASKS
 from stillhouse.tasks.augmentation import FUNCTIONS, FunctionChoice
+from stillhouse.units import BYTES_PATTERN
 
 Schema = dict[str, Any]
 
@@ -233,7 +234,6 @@ def _checker(kind: Any) -> Any:
 
 _DURATION: Schema = {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1},
                                {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*(steps?|epochs?)\s*$"}]}
-_BYTES = r"^\s*(0|(\d+(\.\d+)?|\.\d+)\s*([bB]|[bB][yY][tT][eE][sS]?|[kKmMgGtT][bB]))\s*$"
 _PAIRS: Schema = {"type": "array", "minItems": 1,
                   "items": {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}}
 _WEIGHT: Schema = {"type": "number", "minimum": 0}
@@ -248,7 +248,7 @@ _FORMS: Mapping[Any, Schema] = {_checker(kind): form for kind, form in (
     (values.ScheduleName, _offered(presets.WEIGHT_SCHEDULER)),
     (values.TeacherFunctionName, _offered(presets.TEACHER_FUNCTIONS) if presets.TEACHER_FUNCTIONS else _TEXT),
     (values.CacheName, _offered(["auto", "off", "memory"])),
-    (values.ByteSize, {"anyOf": [{"type": "string", "pattern": _BYTES}, _NULL]}),
+    (values.ByteSize, {"anyOf": [{"type": "string", "pattern": BYTES_PATTERN}, _NULL]}),
     (values.Keep, {"anyOf": [{"const": "half"}, {"type": "integer", "minimum": 1}, _NULL]}),
     (values.DurationText, _DURATION),
     (values.Layers, {"anyOf": [{"enum": list(LAYER_MAPS)}, _PAIRS]}),

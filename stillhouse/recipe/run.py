@@ -110,6 +110,8 @@ class _Execution:
         self._train_teachers()
         record = self._distil()
         teacher_judged = self._teacher_judged()  # not before: a poor teacher shows in the student's first evaluation
+        if teacher_judged:
+            self._tell("teacher", teacher_judged)
         student = self.prepared.student
         write_back(self.prepared.distilling.student.attention_dropouts, student)
         if distributed.is_main():
@@ -185,13 +187,10 @@ class _Execution:
         if prepared.teaching.judged_from_cache:
             source, store = prepared.distilling.cache.wrap(source)
         try:
-            judged = self._timed(lambda split: judged_teacher(prepared, source, split))
+            return self._timed(lambda split: judged_teacher(prepared, source, split))
         finally:
             if store is not None:
                 store.close()
-        if judged:
-            self._tell("teacher", judged)
-        return judged
 
     def _timed(self, judge: Callable[[str], Judgement | None]) -> dict[str, Judgement]:
         started = time.perf_counter()

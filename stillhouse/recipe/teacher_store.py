@@ -15,7 +15,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse import __version__
-from stillhouse.cache_dirs import teachers_dir
+from stillhouse.cache_dirs import BEING_WRITTEN, TEACHER_FILE, teachers_dir
 from stillhouse.cache_use import hold
 from stillhouse.errors import StoreError, UsageError
 from stillhouse.recipe.fitting import write_json
@@ -26,7 +26,6 @@ from stillhouse.tasks.pretrained import save_pretrained
 from stillhouse.teachers import model_fingerprint
 from stillhouse.training import Precision, distributed
 
-_RECORD = "teacher.json"
 _DECIDE_NOTHING = {"log_every", "keep_last"}  # settings that leave the weights as they are
 
 
@@ -44,19 +43,19 @@ class Entry:
     @property
     def is_stored(self) -> bool:
         """Whether it has been trained."""
-        return (self.folder / _RECORD).exists()
+        return (self.folder / TEACHER_FILE).exists()
 
     def metrics(self) -> dict[str, float]:
         """The validation metrics of the stored teacher. Raises `StoreError`."""
         try:
-            record = json.loads((self.folder / _RECORD).read_text(encoding="utf-8"))
+            record = json.loads((self.folder / TEACHER_FILE).read_text(encoding="utf-8"))
             return {str(name): float(value) for name, value in record["metrics"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise self._damaged(error) from error
 
     def load(self, task: Task[Any]) -> PreTrainedModel:
         """The stored teacher, which nobody prunes until this process ends. Raises `StoreError`."""
-        hold(self.folder / _RECORD)
+        hold(self.folder / TEACHER_FILE)
         try:
             return task.load_model(str(self.folder))
         except UsageError as error:
@@ -69,11 +68,11 @@ class Entry:
 
     def store(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, metrics: Mapping[str, float]) -> None:
         """Write aside, then rename. Another process that was faster wins: it stored the same."""
-        aside = self.folder.with_name(f".writing-{uuid.uuid4().hex}")  # two processes may train the same teacher
+        aside = self.folder.with_name(f"{BEING_WRITTEN}{uuid.uuid4().hex}")  # two processes may train the same teacher
         try:
             aside.mkdir(parents=True)
             save_pretrained(model, tokenizer, aside)
-            write_json(aside / _RECORD, {"about": dict(self.about), "metrics": dict(metrics), **self.identity})
+            write_json(aside / TEACHER_FILE, {"about": dict(self.about), "metrics": dict(metrics), **self.identity})
             os.replace(aside, self.folder)
         except OSError as error:
             if not self.is_stored:

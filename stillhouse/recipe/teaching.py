@@ -1,6 +1,6 @@
 """Who teaches in a run: one model or several; numbers that stand in the data; or a function of texts.
 
-Each answers for itself what follows from that; nothing else in the room asks which of them it is.
+Each answers for itself what follows from that; once they are loaded, little else in the room asks which of them it is.
 """
 
 from __future__ import annotations
@@ -159,8 +159,9 @@ class ModelsTeaching(Teaching):
         return EnsembleTeacher(sources, self.section.weights, self.section.average, self.section.match_teacher)
 
     def view(self, task: Task[Any], split: str, mine: EncodedSplit, *, reads_alike: bool) -> EncodedRows:
-        if reads_alike or self.tokenizer is None:
+        if reads_alike:
             return mine
+        assert self.tokenizer is not None  # models have one
         return task.encode(split, self.tokenizer)
 
     def answers_all(self, mine: EncodedSplit) -> bool:

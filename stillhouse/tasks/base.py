@@ -145,8 +145,6 @@ class Task(abc.ABC, Generic[Spec]):
         """Whether training rows need no label, for something else says what is learned from them; not in every task."""
         self.read_also: Callable[[Rows, str], Mapping[str, Sequence[Any]]] | None = None
         """Gives further columns of a split's examples, which this task does not know of."""
-        self.limits_rows = False
-        """Whether rows beyond a limit need not be looked at: a row is an example, and nothing is learned of all."""
         self._splits: dict[str, Examples] = {}
         self._num_added = 0
 
@@ -175,6 +173,11 @@ class Task(abc.ABC, Generic[Spec]):
     # What all tasks do.
 
     @final
+    @property
+    def limits_rows(self) -> bool:
+        """Whether rows beyond a limit need not be looked at: where label names are listed, none are learned of them."""
+        return getattr(self.spec, "label_names", None) is not None
+
     def load(self) -> None:
         """Read and check all splits. Raises `DataError`."""
         spec = self.spec

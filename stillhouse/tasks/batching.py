@@ -78,17 +78,13 @@ class EncodedSplit:
     @cached_property
     def lengths(self) -> Lengths:
         """(N,): the number of tokens of each row, of its longest choice if it has choices."""
-        lengths = self._lengths
+        lengths = self.tokens["input_ids"].lengths
         return lengths.reshape(-1, self.choices).max(axis=1) if self.choices else lengths
-
-    @property
-    def _lengths(self) -> Lengths:
-        return self.tokens["input_ids"].lengths
 
     @property
     def mean_length(self) -> float:
         """Tokens a row."""
-        return float(self._lengths.mean()) * max(1, self.choices)
+        return float(self.tokens["input_ids"].lengths.mean()) * max(1, self.choices)
 
     def batch(self, rows: Sequence[int], epoch: int | None = None) -> dict[str, Any]:
         """``attention_mask`` and every column: (B, L) for those of tokens, (B, choices, L) for rows with choices.
@@ -96,7 +92,7 @@ class EncodedSplit:
         L is the length of the longest of these rows.
         """
         places = [row * self.choices + k for row in rows for k in range(self.choices)] if self.choices else rows
-        lengths = torch.from_numpy(self._lengths)[torch.as_tensor(places)].unsqueeze(1)
+        lengths = torch.from_numpy(self.tokens["input_ids"].lengths)[torch.as_tensor(places)].unsqueeze(1)
         longest = int(lengths.max())
         positions = torch.arange(longest)
         kept = positions < lengths if self.padding_side == "right" else positions >= longest - lengths

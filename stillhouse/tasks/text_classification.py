@@ -61,7 +61,6 @@ class TextClassification(Task[TextClassificationData]):
         self._labels = LABEL_KINDS[spec.labels](spec.label, spec.label_names)
         self.metric, self.problem_type = self._labels.metric, self._labels.problem_type
         self.kd_losses = self._labels.kd_losses
-        self.limits_rows = spec.label_names is not None
 
     def examples(self, rows: Rows, split: str) -> Examples:
         spec = self.spec

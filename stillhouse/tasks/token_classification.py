@@ -73,7 +73,6 @@ class TokenClassification(Task[TokenClassificationData]):
     def __init__(self, spec: TokenClassificationData) -> None:
         super().__init__(spec)
         self.metric = "f1"
-        self.limits_rows = spec.label_names is not None
         self._labels: Labels | None = None
 
     def examples(self, rows: Rows, split: str) -> Examples:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Any, final, overload
+from typing import final, overload
 
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from stillhouse.batches import Array
+
 _TYPES = (np.int8, np.int16, np.int32, np.int64)
 
 
@@ -52,8 +53,6 @@ class TokenRows(Sequence[list[int]]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TokenRows) and (
             np.array_equal(self.ends, other.ends) and np.array_equal(self.flat, other.flat))
-
-    __hash__ = None  # type: ignore[assignment]
 
     def taken(self, rows: Iterable[int]) -> Array:
         """The numbers of the given rows, one after another, as int64."""

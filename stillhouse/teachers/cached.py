@@ -17,12 +17,12 @@ from stillhouse.batches import bytes_of, num_rows, row_keys, select_rows, tensor
 from stillhouse.errors import OutputError, PlanError
 from stillhouse.phases import phase
 from stillhouse.teachers.base import TeacherSource
-from stillhouse.teachers.kept_forms import kept_form, restored
+from stillhouse.teachers.kept_forms import BYTES_AND_SCALES, kept_form, restored
 from stillhouse.teachers.row_layout import RowLayout
 from stillhouse.teachers.stores import CorruptRecordError, SignalStore, Values, columns_of, encode, values_of
 from stillhouse.teachers.stores.base import Record
 from stillhouse.teachers.stores.records import NAME_BYTES, VERSION
-from stillhouse.types import GRAM, Batch, Features, Key
+from stillhouse.types import Batch, Features, Key
 
 Row = list[Values]  # what is kept of one row for one key: a tensor (or its bytes and scales), or one of each head
 NOTHING = torch.empty(0, dtype=torch.bool)  # stands for a tensor that was asked for and not given
@@ -142,9 +142,7 @@ class CachedTeacher(TeacherSource):
         for key in found.lacking:
             for tensor in _expand(features, key):
                 has_features = layout is not None and layout.has_features_last(key, tensor.dim())
-                # Similarities grow with the square of what they are made of, and take little room.
-                dtype = torch.float32 if key.form == GRAM and self.dtype is not None else self.dtype
-                for part in kept_form(tensor, dtype, has_features=has_features):
+                for part in kept_form(key, tensor, self.dtype, has_features=has_features):
                     cuts = [Values.of(part)] if layout is None else layout.cut(key, part, size)
                     for row, values in zip(rows, cuts, strict=True):
                         row[key].append(values)
@@ -173,8 +171,8 @@ class CachedTeacher(TeacherSource):
                                   "rows than for others; switch the cache off")
             parts = [self._part(request, key, [row[number] for row in values])
                      for number in range(0 if _is_nothing(values[0]) else len(values[0]))]
-            if self.dtype is torch.int8 and [part.dtype for part in parts] == [torch.int8, torch.float32]:
-                parts = [restored(parts)]
+            if self.dtype is torch.int8 and tuple(part.dtype for part in parts) == BYTES_AND_SCALES:
+                parts = [restored(*parts)]
             for head, part in enumerate(parts):
                 features[Key("logits", head) if key == Key("logits") else key] = part
         return features

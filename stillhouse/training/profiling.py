@@ -11,7 +11,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple, final
 
 import torch
@@ -36,7 +35,7 @@ class Lap(NamedTuple):
 
     rows: int
     phases_s: Mapping[str, float]
-    beside_s: Mapping[str, float] = MappingProxyType({})
+    beside_s: Mapping[str, float]
 
     @property
     def seconds(self) -> float:
@@ -200,7 +199,7 @@ class StepMeter(Meter):
         self.profile, self.device, self.precision = profile, device, precision
         self._laps: list[Lap] = []
         self._free_laps: list[Lap] = []
-        self._told = self._has_trace = False
+        self._has_trace = False
         self._course = self._measurement()
         next(self._course)
 
@@ -208,7 +207,7 @@ class StepMeter(Meter):
         self._course.send(sum(num_rows(batch.student) or 0 for batch in batches if not batch.ghost))
 
     def finish(self) -> None:
-        if self._told:
+        if len(self._laps) == self.profile.steps:
             if not self._has_trace:
                 warnings.warn(f"training was over within the {_TRACED_STEPS} steps after the measured ones, so there "
                               "is no trace.json; train longer, or measure fewer", stacklevel=2)
@@ -255,7 +254,6 @@ class StepMeter(Meter):
         memory = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
         found = StepProfile(self._laps, self._free_laps, str(self.device), self.precision, torch.get_num_threads(),
                             memory)
-        self._told = True
         self.profile.output_dir.mkdir(parents=True, exist_ok=True)
         path = self.profile.output_dir / "profile.json"
         path.write_text(json.dumps(found.as_dict(), indent=2) + "\n", encoding="utf-8")

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import PreTrainedModel
 
+from stillhouse.adaptors.layers import KNOWN_FAMILIES
 from stillhouse.students import StudentSpec, build_student
-from stillhouse.students.families import FAMILIES
 from stillhouse.tasks.pretrained import quiet_transformers
 
 DEPTH = 4
@@ -45,7 +45,7 @@ HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnsw
 pytestmark = pytest.mark.parametrize("head", HEADS)
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=KNOWN_FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     """Each encoder family in turn."""
     return str(request.param)

@@ -170,6 +170,16 @@ def test_a_layer_added_later_is_all_that_is_computed() -> None:
     assert len(asked) == 2
 
 
+def test_what_is_kept_of_a_row_stays_when_something_else_is_added() -> None:
+    cached, batch = CachedTeacher(live(), MemoryStore()), batch_of(ROWS)
+    for keys in (frozenset({LOGITS}), frozenset({Key("hidden", 0)}), frozenset({Key("hidden", 1)})):
+        cached.signals(batch, keys)
+    assert cached.rows_forwarded == 3 * len(ROWS)
+    assert_same(cached.signals(batch, BOTH | {Key("hidden", 1)}),
+                live().signals(batch, BOTH | {Key("hidden", 1)}), batch)
+    assert cached.rows_forwarded == 3 * len(ROWS)
+
+
 def test_only_missing_rows_are_forwarded() -> None:
     cached, reference = CachedTeacher(live(), MemoryStore()), live()
     cached.signals(batch_of(ROWS[:2]), BOTH)

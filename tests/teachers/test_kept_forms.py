@@ -19,9 +19,9 @@ HIDDEN, MAP = Key("hidden", 0), Key("attention", 0)
 def test_bytes_are_within_half_a_step_of_the_largest_value(scale: float, dtype: torch.dtype) -> None:
     values = (torch.randn(4, 7, 96, generator=torch.Generator().manual_seed(0)) * scale).to(dtype)
     values[0, 0] = 0
-    parts = kept_form(values, torch.int8, has_features=True)
+    parts = kept_form(HIDDEN, values, torch.int8, has_features=True)
     assert [(part.dtype, part.shape[-1]) for part in parts] == [(torch.int8, 96), (torch.float32, 1)]
-    found = restored(parts)
+    found = restored(*parts)
     bound = values.float().abs().amax(dim=-1, keepdim=True) / 127 / 2
     assert ((found - values.float()).abs() <= bound * 1.001).all()
     assert found[0, 0].eq(0).all()
@@ -29,19 +29,19 @@ def test_bytes_are_within_half_a_step_of_the_largest_value(scale: float, dtype: 
 
 def test_the_largest_value_of_each_vector_is_kept_exactly_enough() -> None:
     values = torch.tensor([[3.0, -1.0, 0.5], [0.0, -7.0, 2.0]])
-    found = restored(kept_form(values, torch.int8, has_features=True))
+    found = restored(*kept_form(HIDDEN, values, torch.int8, has_features=True))
     torch.testing.assert_close(found[[0, 1], [0, 1]], torch.tensor([3.0, -7.0]))
 
 
 def test_a_vector_that_is_not_finite_stays_so() -> None:
     values = torch.tensor([[1.0, torch.nan], [1.0, 2.0]])
-    found = restored(kept_form(values, torch.int8, has_features=True))
+    found = restored(*kept_form(HIDDEN, values, torch.int8, has_features=True))
     assert found[0].isnan().all() and found[1].isfinite().all()
 
 
 def test_what_has_no_features_is_kept_in_half_precision_and_whole_numbers_as_they_are() -> None:
-    assert [p.dtype for p in kept_form(torch.randn(2, 3), torch.int8, has_features=False)] == [torch.float16]
-    assert [p.dtype for p in kept_form(torch.arange(3), torch.int8, has_features=True)] == [torch.int64]
+    assert [p.dtype for p in kept_form(LOGITS, torch.randn(2, 3), torch.int8, has_features=False)] == [torch.float16]
+    assert [p.dtype for p in kept_form(HIDDEN, torch.arange(3), torch.int8, has_features=True)] == [torch.int64]
 
 
 def everything(batch: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor]) -> dict[str, object]:

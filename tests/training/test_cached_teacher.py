@@ -19,7 +19,7 @@ from stillhouse.plan import Distillation
 from stillhouse.projections import linear
 from stillhouse.teachers import CachedTeacher, LiveTeacher, TeacherSource
 from stillhouse.teachers.stores import MemoryStore
-from stillhouse.training import Bundle, FitOptions, LoaderSource, fit
+from stillhouse.training import Bundle, FitOptions, LoaderSource, PrefetchSource, fit
 from stillhouse.training.saving import EverySteps
 from stillhouse.types import LOGITS, Key
 
@@ -124,6 +124,19 @@ def test_an_unrounded_cache_trains_the_student_of_the_live_teacher_and_a_rounded
     assert torch.equal(exact, live)
     assert not torch.equal(rounded, live)
     torch.testing.assert_close(rounded, live, rtol=0.0, atol=0.05)
+
+
+def test_answers_that_came_with_a_batch_are_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = CachedTeacher(LiveTeacher(ExactTeacher(), ADAPTOR), MemoryStore())
+    keys = frozenset({LOGITS})
+    asked: list[int] = []
+    signals = cached.signals
+    monkeypatch.setattr(cached, "signals", lambda batch, *rest: (asked.append(1), signals(batch, *rest))[1])
+    plan = Distillation(Student(), ADAPTOR, cached, Objective([Term("kd", SoftCrossEntropy(4.0))]))
+    loader: Any = DataLoader(ROWS, batch_size=4, collate_fn=collate)  # type: ignore[arg-type]
+    source = PrefetchSource(LoaderSource(loader), lambda batch: cached.lookup(batch, keys))
+    fit(plan, source, torch.optim.SGD(plan.student.parameters(), lr=0.1), FitOptions(num_epochs=3))
+    assert len(asked) == 2, "the first epoch's batches alone"
 
 
 def test_answers_are_kept_before_each_checkpoint_and_at_the_end_of_each_epoch(

@@ -179,12 +179,13 @@ def test_on_cuda_the_rate_is_that_of_steps_in_which_no_phase_waits(
 
 
 def test_the_rate_leaves_checkpoints_out_and_prefers_steps_that_did_not_wait() -> None:
-    laps = [Lap(6, {"student": 1.0, "checkpoints": 7.0}, {"cache": 1.1}), Lap(2, {"student": 3.0})]
+    laps = [Lap(6, {"student": 1.0, "checkpoints": 7.0}, {"cache": 1.1}), Lap(2, {"student": 3.0}, {})]
     profile = StepProfile(laps, [], "cpu", "fp32", 2)
     assert profile.rows_per_s == pytest.approx(8 / 4)
     assert profile.phases["student"] == {"median_ms": 2000, "mean_ms": 2000, "share": pytest.approx(4 / 11)}
     assert profile.beside["cache"]["share"] == pytest.approx(1.1 / 11) and "teacher cache, beside it " in str(profile)
     assert "evaluation, checkpoints" in str(profile) and "losses" not in str(profile)
-    on_cuda = StepProfile(laps, [Lap(6, {"student": 0.5}), Lap(2, {"student": 1.0})], "cuda", "bf16", 2, 3_000_000)
+    free_laps = [Lap(6, {"student": 0.5}, {}), Lap(2, {"student": 1.0}, {})]
+    on_cuda = StepProfile(laps, free_laps, "cuda", "bf16", 2, 3_000_000)
     assert on_cuda.rows_per_s == pytest.approx(8 / 1.5)
     assert "a step takes 750.00 ms when no phase waits" in str(on_cuda) and "3 MB" in str(on_cuda)

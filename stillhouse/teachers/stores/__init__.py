@@ -1,7 +1,7 @@
 """Where cached teacher signals are kept: bytes by key, in memory or on disk.
 
     base.py         SignalStore, the interface, and its contract
-    records.py      tensors to bytes and back, with a checksum
+    records.py      tensors to bytes and back, with checksums
     memory.py       MemoryStore, gone when the process ends
     lmdb_store.py   LmdbStore, a crash-safe folder that several processes may share
     write_behind.py WriteBehindStore, in front of another, writes in a thread of its own

@@ -15,6 +15,7 @@ from typing import ClassVar, final
 
 import lmdb
 
+from stillhouse.cache_dirs import STORE_FILE
 from stillhouse.errors import ConfigError, StoreError
 from stillhouse.teachers.stores.base import Record, Result, SignalStore, check_keys
 
@@ -204,7 +205,7 @@ class _Environment:
                 max_spare_txns=0,
             )
             self._env.reader_check()
-            _cover_cut_file(self._env, self.folder / "data.mdb")
+            _cover_cut_file(self._env, self.folder / STORE_FILE)
         return self._env
 
 
