@@ -3,7 +3,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check bench docs clean
 
 help:
 	@echo "make setup   create $(VENV) with everything the other targets need (PYTHON=python3.12 chooses the interpreter)"
@@ -11,6 +11,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make check   lint, types, import floors, changelog"
 	@echo "make bench   measure speed, quality, growth and start-up, and write the tables of docs/performance.md"
+	@echo "make docs    build the documentation into build/site"
 	@echo "make clean   remove $(VENV) and every tool's cache"
 
 setup: $(STAMP)
@@ -33,6 +34,9 @@ check: setup
 bench: setup
 	$(VENV)/bin/python -m benchmarks speed quality scaling startup $(BENCH)
 	$(VENV)/bin/python -m benchmarks.table
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -21,6 +21,7 @@ _HOMES = {
         "CheckpointError", "ConfigError", "DataError", "NonFiniteLossError", "OutputError", "PlanError",
         "StillhouseError", "StoreError", "TrainingError", "UsageError",
     ),
+    "stillhouse.front_door": ("DistillationResult", "distill"),
     "stillhouse.match_sets": ("match_layers", "named_matches"),
     "stillhouse.objective": ("Objective", "TaskObjective", "Term"),
     "stillhouse.plan": ("Distillation",),
@@ -34,6 +35,7 @@ _HOMES = {
         "CachedTeacher", "EnsembleTeacher", "LiveTeacher", "NoTeacher", "RoutedTeacher", "TeacherSource",
     ),
     "stillhouse.terms": ("CustomMatch",),
+    "stillhouse.trainer_bridge": ("DistillationTrainer",),
     "stillhouse.training": ("Evaluation", "FitOptions", "Sink", "fit"),
     "stillhouse.types": ("Batch", "Duration", "Key", "Over", "Progress", "Unit"),
 }
@@ -58,6 +60,8 @@ __all__ = [
     "DataError",
     "Distillation",
     "DistillationConfig",
+    "DistillationResult",
+    "DistillationTrainer",
     "Distillers",
     "Duration",
     "EnsembleTeacher",
@@ -94,6 +98,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "build_student",
+    "distill",
     "fit",
     "known_shapes",
     "match_layers",
@@ -125,6 +130,7 @@ if TYPE_CHECKING:
         TrainingError,
         UsageError,
     )
+    from stillhouse.front_door import DistillationResult, distill
     from stillhouse.match_sets import match_layers, named_matches
     from stillhouse.objective import Objective, TaskObjective, Term
     from stillhouse.plan import Distillation
@@ -148,6 +154,7 @@ if TYPE_CHECKING:
         TeacherSource,
     )
     from stillhouse.terms import CustomMatch
+    from stillhouse.trainer_bridge import DistillationTrainer
     from stillhouse.training import Evaluation, FitOptions, Sink, fit
     from stillhouse.types import Batch, Duration, Key, Over, Progress, Unit
 

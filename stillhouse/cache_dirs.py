@@ -2,6 +2,7 @@
 
     signals/HASH/data.mdb        the stored answers of one teacher
     teachers/HASH/teacher.json   what is known of a fine-tuned teacher, beside its weights
+    given/data, given/models     what users of Python gave as objects, for the recipes that name it
     .../.writing-*, .pruned-*    what a process is writing or deleting, or was when it was killed
 
 HASH is of all that the content depends on.
@@ -14,7 +15,7 @@ import os
 import shutil
 from pathlib import Path
 
-SIGNALS, TEACHERS = "signals", "teachers"
+SIGNALS, TEACHERS, GIVEN = "signals", "teachers", "given"
 STORE_FILE, TEACHER_FILE = "data.mdb", "teacher.json"
 BEING_WRITTEN, MOVED_ASIDE = ".writing-", ".pruned-"
 
@@ -36,6 +37,11 @@ def signals_dir(fingerprint: str) -> Path:
 def teachers_dir() -> Path:
     """The folder of fine-tuned teachers, one folder each."""
     return cache_dir() / TEACHERS
+
+
+def given_dir() -> Path:
+    """The folder of data and models that were given as objects; absolute, for recipes name what is in it."""
+    return cache_dir().absolute() / GIVEN
 
 
 def free_bytes(folder: Path) -> int:

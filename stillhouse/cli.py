@@ -1,4 +1,4 @@
-"""The command line: ``stillhouse run``, ``plan``, ``schema``, ``inspect``, ``cache`` and ``demo``.
+"""The command line. What a room of its own does has its command there, in ``commands.py``; here are the others.
 
 Nothing heavy is imported until a command needs it, so that ``--help`` answers at once.
 """
@@ -18,16 +18,20 @@ import typer
 from stillhouse import __version__
 from stillhouse.cache_care.commands import cache_app
 from stillhouse.errors import ConfigError, StillhouseError
+from stillhouse.export.commands import export_command
+from stillhouse.finished.commands import evaluate_command, predict_command
 from stillhouse.interruption import InterruptedByUserError, interruptible
+from stillhouse.report.commands import report_command
+from stillhouse.setting_up.commands import doctor_command, init_command
 
 UNEXPECTED_EXIT_CODE = 1
 USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130
 _PROFILE_STEPS = 20
 
-app = typer.Typer(name="stillhouse", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+app = typer.Typer(name="stillhouse", add_completion=True, no_args_is_help=True, pretty_exceptions_enable=False,
                   rich_markup_mode=None, help="Distil a large language model into a small one.")
-app.add_typer(cache_app, name="cache")
+app.command("init")(init_command)  # the order is that of --help, and of a user's way
 
 RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Option(
@@ -98,6 +102,14 @@ def plan_command(recipe: RecipeFile, overrides: Overrides = None, stage: Stage =
             from stillhouse.recipe import load_recipe, plan
 
         typer.echo(plan(load_recipe(recipe, overrides or [], allow_plugins=allow_plugins, stage=stage)))
+
+
+app.command("report")(report_command)
+app.command("predict")(predict_command)
+app.command("evaluate")(evaluate_command)
+app.command("export")(export_command)
+app.add_typer(cache_app, name="cache")
+app.command("doctor")(doctor_command)
 
 
 @app.command("schema")

@@ -1,12 +1,12 @@
 """The named choices of the paper's configurations, in dictionaries that users extend.
 
-``KD_LOSS_MAP``            ``f(logits_S, logits_T, temperature) -> mean``
-``MATCH_LOSS_MAP``         ``f(state_S, state_T, mask=None) -> mean``; lists of two states where the loss takes two
-``PROJ_MAP``               ``f(dim_S, dim_T) -> nn.Module``
-``WEIGHT_SCHEDULER``       ``f(x) -> weight``, x the finished share of training
-``TEMPERATURE_SCHEDULER``  ``f(logits_S, logits_T, base_temperature) -> temperature``; looked up with a list, as in
-                           ``TEMPERATURE_SCHEDULER[["flsw", 1, 2]]``, the entry is first called with its arguments
-``TEACHER_FUNCTIONS``      ``f(texts) -> probabilities``, a teacher that is no model here; empty until users add one
+    KD_LOSS_MAP            f(logits_S, logits_T, temperature) -> mean
+    MATCH_LOSS_MAP         f(state_S, state_T, mask=None) -> mean; lists of two states where the loss takes two
+    PROJ_MAP               f(dim_S, dim_T) -> nn.Module
+    WEIGHT_SCHEDULER       f(x) -> weight, x the finished share of training
+    TEMPERATURE_SCHEDULER  f(logits_S, logits_T, base_temperature) -> temperature; looked up with a list, as in
+                           TEMPERATURE_SCHEDULER[["flsw", 1, 2]], the entry is first called with its arguments
+    TEACHER_FUNCTIONS      f(texts) -> probabilities, a teacher that is no model here; empty until users add one
 
 A shipped loss is a `KDPreset` or `MatchPreset`: callable as above, and carrying the `Loss` that training uses. A plain
 function assigned into a map is a configuration value at once.

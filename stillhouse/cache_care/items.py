@@ -1,4 +1,4 @@
-"""What lies in a cache folder: stores of answers, fine-tuned teachers, leftovers.
+"""What lies in a cache folder: stores of answers, fine-tuned teachers, what Python's users gave, leftovers.
 
 Each answers for itself how it is looked after; nothing else in the room asks which of them it is.
 """
@@ -11,10 +11,20 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar, final
 
-from stillhouse.cache_dirs import BEING_WRITTEN, MOVED_ASIDE, SIGNALS, STORE_FILE, TEACHER_FILE, TEACHERS, cache_dir
+from stillhouse.cache_dirs import (
+    BEING_WRITTEN,
+    GIVEN,
+    MOVED_ASIDE,
+    SIGNALS,
+    STORE_FILE,
+    TEACHER_FILE,
+    TEACHERS,
+    cache_dir,
+)
 from stillhouse.cache_use import last_use_s, notes, unheld
 from stillhouse.errors import ConfigError, StoreError
 
@@ -34,7 +44,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Item(abc.ABC):
-    """One folder of a cache. Abstract.
+    """One folder of a cache, or one file. Abstract.
 
     Attributes:
         folder: its path.
@@ -109,6 +119,21 @@ class StoredTeacher(Item):
 
 @final
 @dataclass(frozen=True)
+class GivenObject(Item):
+    """Data or a model that `stillhouse.distill` was given as an object."""
+
+    kind = "given"
+    if_not_noted = "what stillhouse.distill was given; to run its recipe again needs it"
+
+    def count(self) -> Count:
+        return Count()
+
+    def unused(self) -> AbstractContextManager[bool]:
+        return nullcontext(True)  # a run reads it once, when it starts
+
+
+@final
+@dataclass(frozen=True)
 class Leftover(Item):
     """What a process was writing or deleting when it was killed, or still is."""
 
@@ -134,12 +159,13 @@ def items_in(folder: Path | None = None) -> tuple[Path, list[Item]]:
     place = (folder or cache_dir()).expanduser().absolute()
     if (place / STORE_FILE).is_file():
         return place, [_store(place)]
-    parts = {name: place / name for name in (SIGNALS, TEACHERS)}
+    parts = {name: place / name for name in (SIGNALS, TEACHERS, GIVEN)}
     if folder is not None and not any(part.is_dir() for part in parts.values()):
-        raise ConfigError(f"{folder} is no cache: it holds neither {SIGNALS} nor {TEACHERS}, as the cache folder "
+        raise ConfigError(f"{folder} is no cache: it holds none of {', '.join(parts)}, as the cache folder "
                           f"does, nor {STORE_FILE}, as a store does; give one of those, or nothing for {cache_dir()}")
-    found = [*_stores(parts[SIGNALS]), *_teachers(parts[TEACHERS]),
-             *_leftovers(parts[SIGNALS]), *_leftovers(parts[TEACHERS])]
+    kinds_given = [kind for kind in parts[GIVEN].glob("*") if kind.is_dir()]
+    found = [*_stores(parts[SIGNALS]), *_teachers(parts[TEACHERS]), *chain.from_iterable(map(_given, kinds_given)),
+             *chain.from_iterable(map(_leftovers, (parts[SIGNALS], parts[TEACHERS], *kinds_given)))]
     return place, sorted(found, key=lambda item: item.size_bytes, reverse=True)
 
 
@@ -156,6 +182,11 @@ def _store(folder: Path) -> Store:
 def _teachers(place: Path) -> Iterator[StoredTeacher]:
     return (StoredTeacher(file.parent, _about_teacher(file), _size_bytes(file.parent), last_use_s(file.parent, file))
             for file in place.glob(f"*/{TEACHER_FILE}") if not _is_leftover(file.parent))
+
+
+def _given(place: Path) -> Iterator[GivenObject]:
+    return (GivenObject(path, (), _size_bytes(path), path.stat().st_mtime)
+            for path in place.glob("*") if not _is_leftover(path))
 
 
 def _about_teacher(file: Path) -> tuple[str, ...]:
@@ -180,6 +211,8 @@ def _is_leftover(folder: Path) -> bool:
 
 def _size_bytes(folder: Path) -> int:
     """Of the files that are still there when their turn comes: other processes may be writing or deleting."""
+    if folder.is_file():
+        return folder.stat().st_size
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:

@@ -39,7 +39,7 @@ def remove(item: Item) -> bool:
             if not is_unused:
                 return False
             os.replace(item.folder, aside)
-        shutil.rmtree(aside)
+        aside.unlink() if aside.is_file() else shutil.rmtree(aside)
     except FileNotFoundError:
         return True  # another process was faster
     except OSError as error:

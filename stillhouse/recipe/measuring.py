@@ -18,24 +18,26 @@ from stillhouse.tasks.batching import EncodedRows
 from stillhouse.training import Precision
 
 _WARM_UP = 3
-_SINGLE_ROWS = 50
-_BATCH_SIZE = 32
-_BATCHES = 8
+_BATCHES = {1: 50, 8: 12, 32: 8}
+"""How many batches of each size are measured."""
+_LONGEST_S = 3.0
+"""After this time no further batch of a size is begun, if one was measured."""
 
 
 def size_and_speed(model: nn.Module, rows: EncodedRows, ground: Ground, precision: Precision) -> dict[str, Any]:
-    """``parameters``, ``size_bytes``, ``latency_ms`` (single rows) and ``throughput_rows_per_s`` (batches of 32).
+    """``parameters``, ``size_bytes``, ``latency_ms`` (single rows), ``throughput_rows_per_s`` (batches of 32) and
+    ``latency_by_batch``: both for batches of 1, 8 and 32 rows.
 
-    Both are medians, over the first rows of a split in their order; tokenising is not counted.
+    Times are medians, over the first rows of a split in their order, again from the first if there are too few;
+    tokenising is not counted.
     """
-    single = [[i] for i in range(min(_SINGLE_ROWS, len(rows)))]
-    size = min(_BATCH_SIZE, len(rows))
-    batches = [list(range(start, start + size)) for start in range(0, len(rows) - size + 1, size)][:_BATCHES]
-    latency_s = statistics.median(_seconds(model, rows, single, ground, precision))
-    batch_s = statistics.median(_seconds(model, rows, batches, ground, precision))
+    by_batch = {str(size): _speed(size, statistics.median(_seconds(model, rows, _batches(len(rows), size, number),
+                                                                   ground, precision)))
+                for size, number in _BATCHES.items()}
     return {
         "parameters": count_parameters(model), "size_bytes": size_bytes(model),
-        "latency_ms": round(1000 * latency_s, 3), "throughput_rows_per_s": round(size / batch_s, 1),
+        "latency_ms": by_batch["1"]["ms"], "throughput_rows_per_s": by_batch["32"]["rows_per_s"],
+        "latency_by_batch": by_batch,
     }
 
 
@@ -43,24 +45,39 @@ def together(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Sizes and speeds of models that answer one after another, as those of one; nothing of none."""
     if len(models) < 2:
         return dict(models[0]) if models else {}
-    sums = {name: sum(one[name] for one in models) for name in ("parameters", "size_bytes", "latency_ms")}
-    throughput = 1 / sum(1 / one["throughput_rows_per_s"] for one in models)
-    return {**sums, "latency_ms": round(sums["latency_ms"], 3), "throughput_rows_per_s": round(throughput, 1)}
+    by_batch = {str(size): _speed(size, sum(one["latency_by_batch"][str(size)]["ms"] for one in models) / 1000)
+                for size in _BATCHES}
+    return {**{name: sum(one[name] for one in models) for name in ("parameters", "size_bytes")},
+            "latency_ms": by_batch["1"]["ms"], "throughput_rows_per_s": by_batch["32"]["rows_per_s"],
+            "latency_by_batch": by_batch}
+
+
+def _speed(size: int, seconds_s: float) -> dict[str, float]:
+    return {"ms": round(1000 * seconds_s, 3), "rows_per_s": round(size / seconds_s, 1)}
+
+
+def _batches(num_rows: int, size: int, number: int) -> list[list[int]]:
+    """Batches of rows in their order, as many as there are full ones, but at least one and at most ``number``."""
+    starts = range(0, max(1, num_rows - size + 1), size)[:number]
+    return [[(start + place) % num_rows for place in range(size)] for start in starts]
 
 
 def _seconds(model: nn.Module, rows: EncodedRows, batches: Sequence[Sequence[int]], ground: Ground,
              precision: Precision) -> list[float]:
     device, adaptor = device_of(model), ground.task.adaptor()
     inputs = [to_device(rows.batch(batch), device) for batch in batches]
-    seconds = []
+    seconds: list[float] = []
+    warm_up = len(inputs[:_WARM_UP])
     with torch.no_grad(), evaluation(model), precision.autocast(device):
         for batch in inputs[:_WARM_UP] + inputs:
+            if len(seconds) > warm_up and sum(seconds) > _LONGEST_S:
+                break
             _wait(device)
             started = time.perf_counter()
             adaptor.run(model, batch, ground.task.reads, {})
             _wait(device)
             seconds.append(time.perf_counter() - started)
-    return seconds[len(inputs[:_WARM_UP]):]
+    return seconds[warm_up:]
 
 
 def _wait(device: torch.device) -> None:

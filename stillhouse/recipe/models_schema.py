@@ -14,6 +14,7 @@ from stillhouse.recipe.values import Keep, LayerNumbers, TeacherFunctionName
 from stillhouse.sections import Section, unknown_key
 from stillhouse.sections.values import NotNegative, as_tuple
 
+_BITS = ("load_in_8bit", "load_in_4bit")
 _TEACHERS = ("model", "models", "run", "column", "function")
 _STUDENTS = ("shape", "layers", "keep", "config", "network", "model", "run")
 
@@ -36,6 +37,10 @@ class TeacherSection(Section):
     """Fine-tune the model, or each of them, on the training data first."""
     seeds: Annotated[tuple[int, ...] | None, BeforeValidator(as_tuple), Field(min_length=2)] = None
     """Fine-tune the model once with each of these seeds; the results teach together."""
+    quantization: Literal["int8-dynamic", "8bit", "4bit"] | Mapping[str, Any] | None = None
+    """The teacher answers with small whole numbers, after any fine-tuning; the student is still made of its full
+    weights. int8-dynamic is for CPUs; 8bit and 4bit need a CUDA device and bitsandbytes, whose options may stand here
+    instead, as in {load_in_4bit: true, bnb_4bit_quant_type: fp4}."""
     weights: Annotated[tuple[NotNegative, ...] | None, BeforeValidator(as_tuple)] = None
     """Of several teachers, one number each; equal if nothing is said."""
     average: Literal["logits", "probabilities"] = "logits"
@@ -63,6 +68,10 @@ class TeacherSection(Section):
         if idle:
             raise ValueError(f"{', '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect beside {given[0]}; "
                              "leave it out")
+        if isinstance(self.quantization, Mapping) and [
+                self.quantization.get(name, False) for name in _BITS].count(True) != 1:
+            raise ValueError(f"quantization: {_flow(self.quantization)} does not say in how many bits; set one of "
+                             f"{' and '.join(_BITS)} to true")
         if self.seeds is not None and self.train is None:
             raise ValueError("seeds are for fine-tuning, so they need train: {...}")
         if self.weights is not None and len(self.weights) != self.size:
@@ -82,9 +91,9 @@ class TeacherSection(Section):
     def _fits(self, way: str) -> dict[str, bool]:
         is_model, are_several = way in ("model", "models", "run"), bool(self.models or self.seeds)
         are_numbers = way in ("column", "function")
-        return {"train": is_model, "seeds": way in ("model", "run"), "weights": are_several, "average": are_several,
-                "match_teacher": are_several, "form": are_numbers, "missing_mass": are_numbers,
-                "rows_without": way == "column", "version": way == "function"}
+        return {"train": is_model, "quantization": is_model, "seeds": way in ("model", "run"),
+                "weights": are_several, "average": are_several, "match_teacher": are_several, "form": are_numbers,
+                "missing_mass": are_numbers, "rows_without": way == "column", "version": way == "function"}
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.student_making import NewStudent, make_student
 from stillhouse.recipe.teacher_loading import load_teaching
 from stillhouse.recipe.teaching import StandIns, Teaching
+from stillhouse.recipe.tracking import require_trackers
 from stillhouse.tasks import EncodedSplit, Task
 from stillhouse.tasks.augmentation import augmented
 from stillhouse.teachers import NoTeacher
@@ -114,6 +115,7 @@ def prepare(recipe: Recipe, stand_ins: StandIns | None = None) -> Prepared:
 
     Raises `ConfigError`, `DataError` and `PlanError` for all that can be known before training.
     """
+    require_trackers(recipe.trackers)
     stand_ins = stand_ins or {}
     device = resolve_device(recipe.training.device)
     precision = resolve_precision(recipe.training.precision, device)

@@ -62,6 +62,8 @@ def _teacher_lines(prepared: Prepared) -> list[tuple[str, str]]:
     lines = []
     for number, member in enumerate(teaching.members):
         lines += [("" if number else "teacher", _member_line(member)), ("", _size_line(member.model))]
+        if member.quantization is not None:
+            lines.append(("", _quantization_line(member)))
     if len(teaching.members) > 1:
         lines.append(("", f"together by the mean of their {teaching.section.average}"))
     return lines
@@ -77,6 +79,12 @@ def _member_line(member: Member) -> str:
     length = f"{training.epochs:g} epochs" if training.epochs else f"{training.steps} steps"
     folder = entry.folder.parent if member.is_stand_in else entry.folder  # its name is not known yet
     return f"{member.path}, to be fine-tuned for {length}{seed} and kept in {folder}"
+
+
+def _quantization_line(member: Member) -> str:
+    if member.answering is member.model:
+        return f"then answers in {member.quantization}"
+    return f"answers in {member.quantization}, {readable_bytes(size_bytes(member.answering))}"
 
 
 def _contrast_line(prepared: Prepared) -> str:

@@ -13,10 +13,13 @@ from rich.console import Console
 from torch import nn
 from transformers import PreTrainedModel
 
+from stillhouse.model_size import count_parameters
 from stillhouse.recipe.attention_maps import write_back
 from stillhouse.recipe.fitting import PhaseRecord, train
 from stillhouse.recipe.judging import judged_teacher
 from stillhouse.recipe.measuring import size_and_speed, together
+from stillhouse.recipe.pages import write_pages
+from stillhouse.recipe.predictions import prediction_lines
 from stillhouse.recipe.prepare import Prepared, prepare, supervised_plan
 from stillhouse.recipe.prepare import with_trained_teachers as ready
 from stillhouse.recipe.run_folder import RunFolder
@@ -24,6 +27,7 @@ from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.student_making import make_student
 from stillhouse.recipe.summary import results_text
 from stillhouse.recipe.teacher_training import teacher_phase, trained_teachers
+from stillhouse.recipe.tracking import Trackers, opened_trackers
 from stillhouse.recipe.versions import versions
 from stillhouse.tasks import Judgement
 from stillhouse.training import ConsoleSink, Profile, Sink, distributed
@@ -46,7 +50,7 @@ class RunResult:
 
 @dataclass
 class Watch:
-    """Who sees a run: a console for words and progress bars, and further sinks for events.
+    """Who sees a run: a console for words and progress bars, further sinks for events, and what the recipe names.
 
     ``profile_steps``: how many steps of the student's training are measured; None: none.
     """
@@ -54,15 +58,16 @@ class Watch:
     console: Console
     sinks: Sequence[Sink] = ()
     profile_steps: int | None = None
+    trackers: Trackers = field(default_factory=Trackers)
 
     def say(self, text: str) -> None:
         """Print a line, on one rank."""
         if distributed.is_main():
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def sinks_of(self, title: str) -> list[Sink]:
-        """The sinks of one training."""
-        return [ConsoleSink(title), *self.sinks]
+    def sinks_of(self, phase: str, title: str | None = None) -> list[Sink]:
+        """The sinks of one training; the console calls it ``title``, or as the phase is called."""
+        return [ConsoleSink(title or phase, self.console), *self.sinks, *self.trackers.sinks(phase)]
 
     def profile(self, folder: Path) -> Profile | None:
         """What is measured, into a folder."""
@@ -86,13 +91,17 @@ def run_one(recipe: Recipe, *, resume: bool, overwrite: bool, watch: Watch) -> R
         return RunResult(folder.path, folder.metrics())
     prepared = prepare(recipe)
     watch.require_length(prepared)
-    with folder.opened():
-        metrics = _Execution(prepared, folder, watch).results()
+    with folder.opened(), opened_trackers(recipe, folder.path) as trackers:
+        for name, tracker in trackers.by_name.items():
+            watch.say(f"{name}: {tracker.place}")
+        metrics = _Execution(prepared, folder, dataclasses.replace(watch, trackers=trackers)).results()
         if distributed.is_main():
             folder.save_metrics(metrics)
+            trackers.show_results(metrics)
         distributed.wait_for_all()
     watch.say(results_text(metrics))
-    watch.say(f"student: {folder.student_dir}\nresults: {folder.metrics_path}")
+    page = write_pages(folder.path, folder.student_dir) if distributed.is_main() else None
+    watch.say(f"student: {folder.student_dir}\nresults: {folder.metrics_path}" + (f"\nreport:  {page}" if page else ""))
     return RunResult(folder.path, metrics)
 
 
@@ -118,6 +127,7 @@ class _Execution:
             self.folder.save_student(student, self.prepared.tokenizer)
         student_judged = self._judged(student)
         self._tell("student", student_judged)
+        self._keep_predictions(student_judged, teacher_judged)
         contrast = self._contrast()
         metrics = self._metrics(teacher_judged, student_judged, record, contrast)
         phases = {name: round(value, 2) for name, value in self.seconds.items()}
@@ -171,7 +181,7 @@ class _Execution:
         if len(ground.train) < len(prepared.ground.train):  # fewer rows have labels; the steps stay as many
             settings = settings.model_copy(update={"epochs": None, "steps": prepared.total_steps})
         record = train(supervised_plan(prepared.task, model), settings, prepared.precision, ground,
-                       self.folder.phase("contrast", self.watch.sinks_of("without teacher")))
+                       self.folder.phase("contrast", self.watch.sinks_of("contrast", "without teacher")))
         self.seconds["contrast"] = record.seconds_s
         return record
 
@@ -198,6 +208,11 @@ class _Execution:
         self.seconds["evaluation"] = self.seconds.get("evaluation", 0.0) + time.perf_counter() - started
         return {split: one for split, one in judged.items() if one is not None}
 
+    def _keep_predictions(self, student: dict[str, Judgement], teacher: dict[str, Judgement]) -> None:
+        task, split = self.prepared.task, self.prepared.reported_split
+        if distributed.is_main() and not task.unsaid:
+            self.folder.save_predictions(prediction_lines(task, split, student[split], teacher.get(split)))
+
     def _quality(self, judged: dict[str, Judgement]) -> dict[str, Any]:
         validation = {"validation": judged["validation"].metrics} if "validation" in judged else {}
         return {**judged[self.prepared.reported_split].metrics, **validation}
@@ -214,14 +229,17 @@ class _Execution:
         started = time.perf_counter()
         rows = prepared.splits[split]
         speed = size_and_speed(prepared.student, rows, prepared.ground, prepared.precision)
-        teachers = [size_and_speed(member.model, prepared.distilling.reading.teacher[split], prepared.ground,
-                                   prepared.precision) for member in prepared.teaching.members]
+        teachers = [{**size_and_speed(member.answering, prepared.distilling.reading.teacher[split], prepared.ground,
+                                      member.precision(prepared.precision)),
+                     "parameters": count_parameters(member.model)} for member in prepared.teaching.members]
         self.seconds["measuring"] = time.perf_counter() - started
         best = teacher[split].metrics[metric] if split in teacher else None
         return {
             "task": prepared.recipe.task, "metric": metric, "split": split,
             "rows": dict(prepared.task.num_rows),
-            "teacher": self._quality(teacher) | together(teachers) if split in teacher else None,
+            "label_names": list(prepared.task.label_names) if len(prepared.task.label_names) > 1 else [],
+            "teacher": (self._quality(teacher) | together(teachers) | prepared.teaching.quantization
+                        if split in teacher else None),
             "student": self._quality(student) | speed | {
                 "agreement_with_teacher": ours.agreement(teacher[split]) if split in teacher else None,
                 "steps": record.steps, "best_step": record.best_step, "stopped": record.reason},

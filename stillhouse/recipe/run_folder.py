@@ -5,10 +5,17 @@
     events.jsonl           what happened while the student was trained (events.teacher.jsonl, events.contrast.jsonl)
     checkpoints/gs*        the student's; checkpoints/teacher and checkpoints/contrast
     student/               the best student and its tokenizer, for ``from_pretrained``
+    predictions.jsonl      what teacher and student say of every example of the reported split, a line of JSON each
+                           (see `stillhouse.recipe.predictions`); not in a masked-lm run
     metrics.json           the results
+    report.html            the same as a page; student/README.md is the student's card
+    onnx/                  what ``stillhouse export`` wrote
+    tensorboard/, wandb/   what the trackers of those names wrote; trackers.json has the ids of runs elsewhere
     profile/               profile.json and trace.json, if the run was started with --profile
 
-A run is finished when its results are there.
+A run is finished when its results are there. Among these are ``label_names`` (empty where answers are no labels), and
+of teacher and student the quality on the reported split, ``parameters``, ``size_bytes``, ``latency_ms`` of one row,
+``throughput_rows_per_s`` and ``latency_by_batch``: ``{"1": {"ms": 4.1, "rows_per_s": 243.9}, "8": ..., "32": ...}``.
 """
 
 from __future__ import annotations
@@ -16,7 +23,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -34,12 +41,12 @@ from stillhouse.training import distributed
 from stillhouse.training.checkpoint import steps
 from stillhouse.training.events import Sink
 
-_MAY_CHANGE = {"output", "name", "cache", "training.log_every", "teacher.train.log_every"}
+_MAY_CHANGE = {"output", "name", "cache", "trackers", "training.log_every", "teacher.train.log_every"}
 """What a resumed run may have otherwise than when it was started."""
 
 _PLUGINS = "plugins.json"
-_WRITTEN = ("recipe.yaml", _PLUGINS, "events*.jsonl", "checkpoints", "student", "metrics.json", "profile",
-            ".writing-*")
+_WRITTEN = ("recipe.yaml", _PLUGINS, "events*.jsonl", "checkpoints", "student", "predictions.jsonl", "metrics.json",
+            "report.html", "onnx", "profile", "tensorboard", "trackers.json", "wandb", ".writing-*")
 
 
 class RunFolder:
@@ -62,6 +69,11 @@ class RunFolder:
     def metrics_path(self) -> Path:
         """The results."""
         return self.path / "metrics.json"
+
+    @property
+    def predictions_path(self) -> Path:
+        """What teacher and student say of each example."""
+        return self.path / "predictions.jsonl"
 
     @property
     def student_dir(self) -> Path:
@@ -116,6 +128,13 @@ class RunFolder:
         save_pretrained(student, tokenizer, aside)
         shutil.rmtree(self.student_dir, ignore_errors=True)
         os.replace(aside, self.student_dir)
+
+    def save_predictions(self, lines: Iterable[str]) -> None:
+        """Write aside, then rename."""
+        aside = self.path / ".writing-predictions.jsonl"
+        with aside.open("w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        os.replace(aside, self.predictions_path)
 
     def save_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write aside, then rename; the run is finished."""

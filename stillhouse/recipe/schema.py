@@ -28,7 +28,7 @@ from stillhouse.recipe.distillation_schema import DistillationSection
 from stillhouse.recipe.merging import apply_override, merge_stages, only_stage, plugin_files
 from stillhouse.recipe.models_schema import StudentSection, TeacherSection
 from stillhouse.recipe.training_schema import StudentTraining
-from stillhouse.recipe.values import ByteSize, CacheName
+from stillhouse.recipe.values import ByteSize, CacheName, TrackerNames
 from stillhouse.sections import Section, config_error
 from stillhouse.sections.values import as_tuple
 from stillhouse.tasks import TASKS, DataSpec
@@ -70,6 +70,9 @@ class Recipe(Section):
     contrast: Literal["none", "no_teacher"] = "none"
     """no_teacher also trains the same student on the labels alone, for comparison; where there are none, it is judged
     as it starts."""
+    trackers: TrackerNames = ()
+    """Where curves and results are shown, beside the run folder's own files: any of tensorboard (below OUTPUT), wandb
+    and mlflow, which take their servers and projects from their own environment variables."""
     output: Annotated[str, Field(min_length=1)]
     """The run folder."""
     stages: Annotated[tuple[Recipe, ...], BeforeValidator(as_tuple)] = ()
@@ -86,6 +89,13 @@ class Recipe(Section):
         if name not in TASKS:
             raise ValueError(unknown_name("task", name, TASKS))
         return name
+
+    @field_validator("trackers")
+    @classmethod
+    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"[{', '.join(names)}]: name each once")
+        return names
 
     @field_validator("data", mode="wrap")
     @classmethod

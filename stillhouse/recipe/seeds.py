@@ -17,6 +17,7 @@ from stillhouse.recipe.run_folder import flattened
 from stillhouse.recipe.schema import load_recipe
 from stillhouse.recipe.stages import run
 from stillhouse.recipe.summary import seeds_text
+from stillhouse.report import write_report
 from stillhouse.training import distributed
 
 
@@ -26,7 +27,8 @@ def run_seeds(path: str | Path, seeds: Sequence[int], overrides: Sequence[str] =
     """Run a recipe file once for each seed of the student's training, into ``OUTPUT/seed-N``.
 
     The teacher's own seed (``teacher.train.seed``) stays, so that it is trained once. ``OUTPUT/summary.json`` holds
-    mean and sample standard deviation of every number of the results. Raises as `run` does.
+    mean and sample standard deviation of every number of the results, ``OUTPUT/report.html`` shows them. Raises as
+    `run` does.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise ConfigError(f"seeds {list(seeds)}: give different whole numbers from 0, as in --seeds 0,1,2")
@@ -39,10 +41,12 @@ def run_seeds(path: str | Path, seeds: Sequence[int], overrides: Sequence[str] =
                for seed, recipe in recipes.items()}
     found = summary({seed: result.metrics for seed, result in results.items()})
     path = Path(output).expanduser() / "summary.json"
+    page = None
     if distributed.is_main():
         write_json(path, found)
+        page = write_report([path.parent])
     metric = results[seeds[0]].metrics["metric"]
-    Watch(console or Console(stderr=True)).say(f"{seeds_text(found, metric)}\nsummary: {path}")
+    Watch(console or Console(stderr=True)).say(f"{seeds_text(found, metric)}\nsummary: {path}\nreport:  {page}")
     return results
 
 

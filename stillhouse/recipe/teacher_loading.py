@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from stillhouse.errors import ConfigError, PlanError, about
 from stillhouse.recipe import fitting, teacher_store
 from stillhouse.recipe.models_schema import TeacherSection
+from stillhouse.recipe.quantization import Quantization
 from stillhouse.recipe.teaching import (
     ColumnTeaching,
     FunctionTeaching,
@@ -33,9 +35,12 @@ def load_teaching(section: TeacherSection, task: Task[Any], stand_ins: StandIns,
     """The teachers before any fine-tuning, or after it where they are stored fine-tuned.
 
     Raises `PlanError` for a model that was never trained for the task and is not to be, and for several whose
-    vocabularies differ.
+    vocabularies differ; `ConfigError` for a quantization that this machine cannot compute.
     """
     _require_sense(section, task)
+    quantization = None if section.quantization is None else Quantization(section.quantization, device)
+    if quantization is not None:
+        quantization.require()
     if section.column is not None:
         return ColumnTeaching(section)
     if section.function is not None:
@@ -48,7 +53,8 @@ def load_teaching(section: TeacherSection, task: Task[Any], stand_ins: StandIns,
             tokenizer = loaded.tokenizer
         else:
             require_same_vocabulary(tokenizer, loaded.tokenizer, section.paths[0], path)
-        members.append(_member(path, loaded, training, task, path in stand_ins, device))
+        member = _member(path, loaded, training, task, path in stand_ins, device)
+        members.append(replace(member, quantization=quantization))
     return ModelsTeaching(section, tuple(members), tokenizer)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, final
 
 import torch
@@ -18,12 +19,14 @@ from stillhouse.adaptors import GramOutputs, ModuleOutputs, StoppingEarly
 from stillhouse.presets import TEACHER_FUNCTIONS
 from stillhouse.recipe import teacher_store
 from stillhouse.recipe.models_schema import TeacherSection
+from stillhouse.recipe.quantization import Quantization
 from stillhouse.recipe.training_schema import TeacherTraining
 from stillhouse.tasks import EncodedSplit, Task
 from stillhouse.tasks.batching import EncodedRows
 from stillhouse.tasks.model_paths import full_path
 from stillhouse.tasks.text_bytes import text_rows
 from stillhouse.teachers import CalledTeacher, EnsembleTeacher, GivenTeacher, LiveTeacher, TeacherSource
+from stillhouse.training import Precision
 
 
 class Loaded(NamedTuple):
@@ -47,6 +50,7 @@ class Member:
         training: how it is fine-tuned first; None: it is used as it is.
         entry: where the fine-tuned model is kept.
         is_stand_in: whether an earlier stage has yet to train it.
+        quantization: how it answers; None: as it is.
     """
 
     path: str
@@ -54,6 +58,36 @@ class Member:
     training: TeacherTraining | None
     entry: teacher_store.Entry | None
     is_stand_in: bool
+    quantization: Quantization | None = None
+
+    @cached_property
+    def answering(self) -> PreTrainedModel:
+        """What answers: the model itself, or made from it, if it is quantized and has been trained.
+
+        Its attention implementation is the one that the model has when this is first read.
+        """
+        if self.quantization is None or not self.is_trained or self.is_stand_in:
+            return self.model
+        return self.quantization.of(self.model, self.path if self.entry is None else str(self.entry.folder))
+
+    def source(self, task: Task[Any], autocast_dtype: torch.dtype | None) -> LiveTeacher:
+        """What answers for it alone."""
+        adaptor = GramOutputs(StoppingEarly(ModuleOutputs(task.adaptor())))
+        return LiveTeacher(self.answering, adaptor, self.precision(Precision(autocast_dtype)).autocast_dtype,
+                           self._identity)
+
+    @cached_property
+    def _identity(self) -> str | None:
+        """What names a quantized model, whose packed weights do not."""
+        if self.quantization is None or self.answering is self.model:
+            return None
+        return self.quantization.fingerprint(self.model)
+
+    def precision(self, of_run: Precision) -> Precision:
+        """The precision in which it runs: the run's, unless its layers were loaded in types of their own."""
+        if self.quantization is None or self.quantization.runs_on_cpu or self.answering is self.model:
+            return of_run
+        return Precision()
 
     @property
     def is_trained(self) -> bool:
@@ -63,7 +97,8 @@ class Member:
     @property
     def full_origin(self) -> str:
         """Where it is from, for people in any folder."""
-        return full_path(self.path) + ("" if self.training is None else ", fine-tuned")
+        fine_tuned = "" if self.training is None else ", fine-tuned"
+        return full_path(self.path) + fine_tuned + ("" if self.quantization is None else f", in {self.quantization}")
 
 
 @dataclass(frozen=True)
@@ -124,6 +159,12 @@ class Teaching(abc.ABC):
 
     @final
     @property
+    def quantization(self) -> dict[str, str]:
+        """What ``metrics.json`` says of how the models are quantized; nothing if they are not."""
+        return {} if self.section.quantization is None else {"quantization": str(self.members[0].quantization)}
+
+    @final
+    @property
     def matched(self) -> PreTrainedModel | None:
         """The model whose layers a student's may be matched with; of several the first if nothing else is said."""
         return self.members[self.section.match_teacher or 0].model if self.members else None
@@ -136,10 +177,11 @@ class Teaching(abc.ABC):
 
     @final
     def move_to(self, device: torch.device) -> None:
-        """Move the models to a device."""
+        """Move the models that answer to a device. Quantized ones are where they can be."""
         for member in self.members:
             module: torch.nn.Module = member.model
-            module.to(device)
+            if member.quantization is None:
+                module.to(device)
 
 
 @final
@@ -152,8 +194,7 @@ class ModelsTeaching(Teaching):
         return ", ".join(member.path for member in self.members)
 
     def source(self, task: Task[Any], autocast_dtype: torch.dtype | None) -> TeacherSource:
-        adaptor = GramOutputs(StoppingEarly(ModuleOutputs(task.adaptor())))
-        sources = [LiveTeacher(member.model, adaptor, autocast_dtype) for member in self.members]
+        sources = [member.source(task, autocast_dtype) for member in self.members]
         if len(sources) == 1:
             return sources[0]
         return EnsembleTeacher(sources, self.section.weights, self.section.average, self.section.match_teacher)

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 from stillhouse import presets
 from stillhouse.errors import ConfigError
 from stillhouse.layer_maps import LAYER_MAPS
-from stillhouse.sections.values import AS_IT_IS, as_tuple, listed
+from stillhouse.sections.values import AS_IT_IS, OneOrMore, as_tuple, listed
 from stillhouse.types import Duration
 from stillhouse.units import parse_bytes
 
@@ -114,4 +114,5 @@ MatchLosses = Annotated[tuple[MatchLossName, ...], BeforeValidator(as_tuple), Fi
 ScheduleName = Annotated[str, _known("weight schedule", presets.WEIGHT_SCHEDULER)]
 ProjectionChoice = Annotated[str | tuple[str, int, int], PlainValidator(_projection), AS_IT_IS]
 StrategyChoice = Annotated[str | tuple[Any, ...], PlainValidator(_strategy), AS_IT_IS]
+TrackerNames = Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], OneOrMore]
 TeacherFunctionName = Annotated[str, _known("teacher function", presets.TEACHER_FUNCTIONS)]

@@ -6,8 +6,9 @@ import abc
 import hashlib
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, final
 
 import torch
@@ -25,6 +26,7 @@ from stillhouse.tasks.answering import Answers, answers
 from stillhouse.tasks.batching import BucketLoader, BucketSampler, EncodedRows, EncodedSplit
 from stillhouse.tasks.data_files import Rows, read_rows
 from stillhouse.tasks.judgement import Judgement
+from stillhouse.tasks.packed import STRETCH, packed
 from stillhouse.types import LOGITS, Key
 
 TASKS: dict[str, type[Task[Any]]] = {}
@@ -81,11 +83,11 @@ class Examples:
 
     def pick(self, rows: Sequence[int]) -> Examples:
         """The given rows, in the given order."""
-        return Examples({name: [values[i] for i in rows] for name, values in self.columns.items()})
+        return Examples({name: packed(values[i] for i in rows) for name, values in self.columns.items()})
 
     def followed_by(self, more: Examples) -> Examples:
         """These rows and then others with the same columns."""
-        return Examples({name: [*values, *more.columns[name]] for name, values in self.columns.items()})
+        return Examples({name: packed(chain(values, more.columns[name])) for name, values in self.columns.items()})
 
 
 class Task(abc.ABC, Generic[Spec]):
@@ -136,6 +138,10 @@ class Task(abc.ABC, Generic[Spec]):
     """The columns of the examples that hold what is right: None in rows without a label."""
     repeats_inputs: ClassVar[bool] = True
     """Whether an epoch shows the same inputs as the one before, so that a teacher's answers can be kept."""
+    shown_as: ClassVar[Mapping[str, str]] = {}
+    """How columns of the examples are called where people see them, if not by their own name."""
+    unsaid: ClassVar[str] = ""
+    """Why what a model says of an example cannot be put in words, and what to do instead; empty if it can."""
     signal: ClassVar[Literal["logits", "embedding"]] = "logits"
     """What a teacher teaches: its logits, or the vectors that it gives texts."""
 
@@ -155,6 +161,14 @@ class Task(abc.ABC, Generic[Spec]):
         """The rows of a split, checked. ``train`` comes first. Raises `DataError` for the first row that is wrong."""
 
     @abc.abstractmethod
+    def read_inputs(self, rows: Rows) -> dict[str, Sequence[Any]]:
+        """The columns of examples that a model reads, without what is right. Raises `DataError` for a wrong row."""
+
+    @abc.abstractmethod
+    def gold(self, examples: Examples) -> list[Any]:
+        """What is right, example by example, in the words in which answers are said; None where nobody knows."""
+
+    @abc.abstractmethod
     def adaptor(self) -> Adaptor:
         """What translates the outputs of such models."""
 
@@ -164,7 +178,7 @@ class Task(abc.ABC, Generic[Spec]):
 
     @abc.abstractmethod
     def judged(self, encoded: EncodedSplit, outputs: Answers) -> Judgement:
-        """Judge a model's ``outputs`` to the rows of ``encoded``, which come in any order."""
+        """A model's ``outputs`` to the rows of ``encoded``, which come in any order, as answers that can be judged."""
 
     def hard_loss(self) -> Loss:
         """The loss between the student's answers and the labels in the data, if there are labels."""
@@ -189,6 +203,20 @@ class Task(abc.ABC, Generic[Spec]):
             splits["train"] = splits["train"].pick(range(min(spec.limit, len(splits["train"]))))
         self._splits = splits
         self.num_rows = {split: len(splits[split]) for split in sources if split in splits}
+
+    @final
+    def unlabelled(self, rows: Rows) -> Examples:
+        """Rows of which nobody says what is right, for a model to answer. Raises `DataError` for one that is wrong."""
+        inputs = self.read_inputs(rows)
+        num_rows = len(next(iter(inputs.values())))
+        return Examples({**inputs, **{name: [None] * num_rows for name in self.label_columns}})
+
+    @final
+    def inputs(self, examples: Examples) -> list[dict[str, Any]]:
+        """What a model reads of each example, for people."""
+        columns = {self.shown_as.get(name, name): examples[name] for name in self.text_columns
+                   if name in examples.columns}
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     def _read(self, source: str, split: str) -> Examples:
         rows = read_rows(source, split)
@@ -230,7 +258,8 @@ class Task(abc.ABC, Generic[Spec]):
         """The same of one split."""
         settings = {name: getattr(self.spec, name) for name in self.spec.decides}
         rows = self.split(split)
-        return _hash([self.name, self.label_names, settings, {name: list(rows[name]) for name in sorted(rows.columns)}])
+        return _hash([self.name, self.label_names, settings], ([name, start, rows[name][start : start + STRETCH]]
+                     for name in sorted(rows.columns) for start in range(0, len(rows), STRETCH)))
 
     @final
     def load_model(self, path: str, *, attn_implementation: str | None = None) -> PreTrainedModel:
@@ -286,5 +315,9 @@ def _hold_out(train: Examples, source: str) -> tuple[Examples, Examples]:
     return train.pick(kept), train.pick(sorted(held_out))
 
 
-def _hash(value: Any) -> str:
-    return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
+def _hash(value: Any, more: Iterable[Any] = ()) -> str:
+    """Of a value that JSON can hold, and of more of them one by one."""
+    digest = hashlib.blake2b(json.dumps(value).encode(), digest_size=16)
+    for part in more:
+        digest.update(json.dumps(part).encode())
+    return digest.hexdigest()

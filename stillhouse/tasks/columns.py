@@ -8,9 +8,10 @@ from typing import Any
 
 from stillhouse.errors import DataError
 from stillhouse.tasks.data_files import Rows
+from stillhouse.tasks.packed import packed
 
 
-def texts(rows: Rows, column: str) -> list[str]:
+def texts(rows: Rows, column: str) -> Sequence[str]:
     """A text a row. Raises `DataError` for a row without one, or with half a character in it."""
     values = rows.column(column)
     for index, value in enumerate(values):
@@ -18,18 +19,18 @@ def texts(rows: Rows, column: str) -> list[str]:
             found = "there is no text" if value is None else f"{value!r:.80} is of type {type(value).__name__}"
             raise DataError(f"{place(rows, index, column)}: {found}; every row needs a text")
     _require_characters(rows, column, values)
-    return list(values)
+    return packed(values)
 
 
-def text_lists(rows: Rows, column: str) -> list[list[str]]:
+def text_lists(rows: Rows, column: str) -> Sequence[list[str]]:
     """A list of texts a row, such as the words of a sentence. Raises `DataError` for a row without one."""
     values = rows.column(column)
     for index, value in enumerate(values):
         if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value) or not value:
             raise DataError(f"{place(rows, index, column)}: {value!r:.80} is no list of texts; write "
                             '["...", "..."] with at least one (JSON or parquet files hold lists)')
-    _require_characters(rows, column, [" ".join(value) for value in values])
-    return [list(value) for value in values]
+    _require_characters(rows, column, values)
+    return packed(map(list, values))
 
 
 def numbers(rows: Rows, column: str) -> list[float]:
@@ -53,9 +54,9 @@ def place(rows: Rows, index: int, column: str) -> str:
 
 
 def _require_characters(rows: Rows, column: str, values: Sequence[Any]) -> None:
-    try:
-        "".join(values).encode()
-    except UnicodeEncodeError as error:
-        index = next(index for index, value in enumerate(values) if any("\ud800" <= c <= "\udfff" for c in value))
-        raise DataError(f"{place(rows, index, column)}: {values[index]!r:.80} holds half of a surrogate "
-                        "pair, which is no character; remove it") from error
+    for index, value in enumerate(values):
+        try:
+            "".join(value).encode()  # a text or a list of texts
+        except UnicodeEncodeError as error:
+            raise DataError(f"{place(rows, index, column)}: {value!r:.80} holds half of a surrogate "
+                            "pair, which is no character; remove it") from error

@@ -10,17 +10,17 @@ import csv
 import dataclasses
 import difflib
 import gzip
-import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stillhouse.errors import DataError, unknown_name
+from stillhouse.tasks.packed import Column, packed
 
 FORMATS = ".json, .jsonl, .csv, .tsv, .txt (each also with .gz) or .parquet"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
@@ -56,7 +56,7 @@ class Rows:
 
     def first(self, count: int) -> Rows:
         """The first rows, all if there are not as many."""
-        columns = {name: values[:count] for name, values in self.columns.items()}
+        columns = {name: packed(values[:count]) for name, values in self.columns.items()}
         return dataclasses.replace(self, columns=columns, places=None if self.places is None else self.places[:count])
 
 
@@ -83,13 +83,19 @@ def is_path(source: str) -> bool:
 
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, unpacked if its name ends in .gz. Raises `DataError`."""
+    return "".join(_lines(path))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of such a file, each with its end; only a line feed ends one, for JSON allows U+2028 in a text."""
+    position = 0
     try:
-        content = path.read_bytes()
-        if path.suffix.lower() == ".gz":
-            content = gzip.decompress(content)
-        return content.decode("utf-8-sig")
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            for line in file:
+                yield line.decode("utf-8" if position else "utf-8-sig")
+                position += len(line)
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+        raise DataError(f"{path}: not UTF-8 text (byte {position + error.start}): save it as UTF-8") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
@@ -124,26 +130,43 @@ def _are_objects(value: Any) -> bool:
 
 
 def _from_json_lines(source: str, path: Path) -> Rows:
-    rows: list[Any] = []
-    for line in read_text(path).split("\n"):  # splitlines would also cut at U+2028, which JSON allows in a text
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            shown = line.strip() if len(line) <= 80 else line.strip()[:77] + "..."
-            raise DataError(f"{source}, row {len(rows) + 1}: not readable as JSON ({error}): {shown}\n"
-                            "every line is one row, written as a JSON object") from error
-    return _from_objects(source, rows)
+    def objects() -> Iterator[Any]:
+        number = 0
+        for line in _lines(path):
+            if not line.strip():
+                continue
+            number += 1
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                shown = line.strip() if len(line) <= 80 else line.strip()[:77] + "..."
+                raise DataError(f"{source}, row {number}: not readable as JSON ({error}): {shown}\n"
+                                "every line is one row, written as a JSON object") from error
+
+    return _from_objects(source, objects())
 
 
-def _from_objects(source: str, rows: Sequence[Any]) -> Rows:
-    for index, row in enumerate(rows):
+def _from_objects(source: str, rows: Iterable[Any]) -> Rows:
+    columns: dict[str, Column] = {}
+    count = 0
+    for count, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
-            raise DataError(f"{source}, row {index + 1}: a {type(row).__name__}; a row is a JSON object, "
+            raise DataError(f"{source}, row {count}: a {type(row).__name__}; a row is a JSON object, "
                             'such as {"text": "...", "label": "..."}')
-    names = dict.fromkeys(name for row in rows for name in row)
-    return Rows(source, {name: [row.get(name) for row in rows] for name in names})
+        for name, value in row.items():
+            if name not in columns:
+                columns[name] = Column(missing=count - 1)
+            columns[name].append(value)
+        if len(row) < len(columns):
+            _fill(columns, count)
+    return Rows(source, {name: column.values() for name, column in columns.items()})
+
+
+def _fill(columns: Mapping[str, Column], count: int) -> None:
+    """No value in the columns that the last of so many rows does not have."""
+    for column in columns.values():
+        if len(column) < count:
+            column.append(None)
 
 
 def _from_csv(source: str, path: Path) -> Rows:
@@ -155,22 +178,27 @@ def _from_tsv(source: str, path: Path) -> Rows:
 
 
 def _from_cells(source: str, path: Path, **dialect: Any) -> Rows:
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True, **dialect)
-    rows: list[list[str]] = []
+    lines = (row for row in csv.reader(_lines(path), strict=True, **dialect) if row)
+    header: list[str] = []
+    columns: list[Column] = []
+    count = 0
     try:
-        rows.extend(row for row in reader if row)
+        header = next(lines, [])
+        if len(set(header)) < len(header):
+            raise DataError(f"{source}: two columns have the same name: {', '.join(header)}")
+        columns = [Column() for _ in header]
+        for row in lines:
+            count += 1
+            if len(row) != len(header):
+                raise DataError(f"{source}, row {count}: {len(row)} cells, but the first line names {len(header)} "
+                                f"columns ({', '.join(header)})")
+            for column, cell in zip(columns, row, strict=True):
+                column.append(cell or None)
     except csv.Error as error:
-        raise DataError(f"{source}, row {max(len(rows), 1)}: not readable as CSV ({error}); correct the row, or give "
+        raise DataError(f"{source}, row {count + 1}: not readable as CSV ({error}); correct the row, or give "
                         "JSON lines, which hold any text") from error
-    header, cells = (rows[0], rows[1:]) if rows else ([], [])
-    if len(set(header)) < len(header):
-        raise DataError(f"{source}: two columns have the same name: {', '.join(header)}")
-    for index, row in enumerate(cells):
-        if len(row) != len(header):
-            raise DataError(f"{source}, row {index + 1}: {len(row)} cells, but the first line names {len(header)} "
-                            f"columns ({', '.join(header)})")
-    columns = {name: [row[i] or None for row in cells] for i, name in enumerate(header)}
-    return Rows(source, columns, is_typed=False)
+    values = {name: column.values() for name, column in zip(header, columns, strict=True)}
+    return Rows(source, values, is_typed=False)
 
 
 def _from_parquet(source: str, path: Path) -> Rows:
@@ -184,8 +212,12 @@ def _from_parquet(source: str, path: Path) -> Rows:
 
 
 def _from_text(source: str, path: Path) -> Rows:
-    lines = [line.strip() for line in read_text(path).split("\n")]
-    return Rows(source, {"text": [line for line in lines if line]}, places=[i for i, line in enumerate(lines) if line])
+    texts, places = Column(), []
+    for place, line in enumerate(_lines(path)):
+        if line.strip():
+            texts.append(line.strip())
+            places.append(place)
+    return Rows(source, {"text": texts.values()}, places=places)
 
 
 _READERS: dict[str, Callable[[str, Path], Rows]] = {

@@ -18,6 +18,7 @@ from stillhouse.tasks.columns import numbers
 from stillhouse.tasks.data_files import Rows
 from stillhouse.tasks.judgement import Judgement
 from stillhouse.tasks.labels import Labels
+from stillhouse.tasks.said import Said, most_likely, number, share
 
 
 class LabelKind(abc.ABC):
@@ -34,7 +35,7 @@ class LabelKind(abc.ABC):
 
     def __init__(self, column: str, given: LabelNames) -> None:
         self.column, self.given = column, given
-        self.names: tuple[str, ...] = ()
+        self.names: tuple[str, ...] = () if given is None or isinstance(given, str) else tuple(given)
 
     @abc.abstractmethod
     def read(self, rows: Rows) -> Sequence[Any]:
@@ -49,8 +50,12 @@ class LabelKind(abc.ABC):
         """The loss between logits and labels."""
 
     @abc.abstractmethod
+    def in_words(self, label: Any) -> Any:
+        """One of the values that ``read`` gives, as people call it."""
+
+    @abc.abstractmethod
     def judged(self, logits_NC: Tensor, labels: Tensor) -> Judgement:
-        """How good logits are."""
+        """What logits say, and how good they are."""
 
 
 class _Named(LabelKind):
@@ -79,11 +84,22 @@ class OneName(_Named):
     def tensor(self, labels: Sequence[int | None]) -> Tensor:
         return torch.tensor([-100 if label is None else label for label in labels])
 
+    def in_words(self, label: int) -> str:
+        return self.names[label]
+
     def hard_loss(self) -> HardLabels:
         return HardLabels()
 
     def judged(self, logits_NC: Tensor, labels: Tensor) -> Judgement:
-        return Judgement(classification_metrics(logits_NC, labels), logits_NC.argmax(dim=-1).numpy())
+        answers_N = logits_NC.argmax(dim=-1)
+        return Judgement(lambda: classification_metrics(logits_NC, labels), answers_N.numpy(),
+                         lambda: self._said(logits_NC, answers_N))
+
+    def _said(self, logits_NC: Tensor, answers_N: Tensor) -> list[Said]:
+        shares_NC = logits_NC.double().softmax(dim=-1).tolist()
+        return [{"label": self.names[answer], "confidence": share(shares_C[answer]),
+                 "probabilities": most_likely(self.names, shares_C)}
+                for answer, shares_C in zip(answers_N.tolist(), shares_NC, strict=True)]
 
 
 @final
@@ -99,11 +115,21 @@ class SeveralNames(_Named):
         none = [math.nan] * len(self.names)
         return torch.tensor([none if label is None else label for label in labels], dtype=torch.float32)
 
+    def in_words(self, label: Sequence[int]) -> list[str]:
+        return [name for name, has_it in zip(self.names, label, strict=True) if has_it]
+
     def hard_loss(self) -> BinaryLabels:
         return BinaryLabels()
 
     def judged(self, logits_NC: Tensor, labels: Tensor) -> Judgement:
-        return Judgement(multi_label_metrics(logits_NC, labels), logits_NC.gt(0).long().numpy())
+        answers_NC = logits_NC.gt(0).long()
+        return Judgement(lambda: multi_label_metrics(logits_NC, labels), answers_NC.numpy(),
+                         lambda: self._said(logits_NC, answers_NC))
+
+    def _said(self, logits_NC: Tensor, answers_NC: Tensor) -> list[Said]:
+        shares_NC = logits_NC.double().sigmoid().tolist()
+        return [{"labels": self.in_words(answers_C), "probabilities": most_likely(self.names, shares_C)}
+                for answers_C, shares_C in zip(answers_NC.tolist(), shares_NC, strict=True)]
 
 
 @final
@@ -112,19 +138,26 @@ class ANumber(LabelKind):
 
     metric, problem_type, kd_losses = "spearman", "regression", ("mse",)
 
-    def read(self, rows: Rows) -> Sequence[float]:
+    def __init__(self, column: str, given: LabelNames) -> None:
+        super().__init__(column, given)
         self.names = ("value",)
+
+    def read(self, rows: Rows) -> Sequence[float]:
         return numbers(rows, self.column)
 
     def tensor(self, labels: Sequence[float | None]) -> Tensor:
         return torch.tensor([math.nan if label is None else label for label in labels], dtype=torch.float32)
+
+    def in_words(self, label: float) -> float:
+        return label
 
     def hard_loss(self) -> SquaredError:
         return SquaredError()
 
     def judged(self, logits_NC: Tensor, labels: Tensor) -> Judgement:
         numbers_N = logits_NC[:, 0]
-        return Judgement(regression_metrics(numbers_N, labels), numbers_N.numpy().astype(np.float64))
+        return Judgement(lambda: regression_metrics(numbers_N, labels), numbers_N.numpy().astype(np.float64),
+                         lambda: [{"score": number(value)} for value in numbers_N.tolist()])
 
 
 LABEL_KINDS: Mapping[str, type[LabelKind]] = {"single": OneName, "multi": SeveralNames, "regression": ANumber}

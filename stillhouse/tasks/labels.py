@@ -82,7 +82,8 @@ class Labels:
             return positions[value]
         if isinstance(value, int) and 0 <= value < len(self.names):
             return value
-        remedy = "" if self.are_listed else "; these are the train split's: if there are more, list all in label_names"
+        remedy = ("; a model has an output for each of these and for no other" if self.are_listed else
+                  "; these are the train split's: if there are more, list all in label_names")
         where = f"{rows.where(index)}, column {self.column!r}"
         if isinstance(value, str):
             problem = unknown_name("label", value, self.names) if len(self.names) <= _SHOWN else (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, NoReturn, final
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerBase
 
 from stillhouse.adaptors.masked_lm import MaskedLMAdaptor
-from stillhouse.errors import ConfigError, DataError, OutputError
+from stillhouse.errors import ConfigError, DataError, OutputError, PlanError
 from stillhouse.metrics import masked_lm_metrics
 from stillhouse.sections.values import Share
 from stillhouse.tasks.answering import Answers
@@ -63,9 +63,17 @@ class MaskedLM(Task[MaskedLMData]):
     metric = "accuracy"
     text_columns: ClassVar[TextColumns] = {"text": "text"}
     repeats_inputs = False
+    unsaid = ('a masked language model says what stands behind a mask, and texts have none; ask it with '
+              'transformers: pipeline("fill-mask", model="RUN/student")')
 
     def examples(self, rows: Rows, split: str) -> Examples:
-        return Examples({"text": texts(rows, self.spec.text)})
+        return Examples(self.read_inputs(rows))
+
+    def read_inputs(self, rows: Rows) -> dict[str, Sequence[Any]]:
+        return {"text": texts(rows, self.spec.text)}
+
+    def gold(self, examples: Examples) -> list[Any]:
+        return [None] * len(examples)
 
     def adaptor(self) -> MaskedLMAdaptor:
         return MaskedLMAdaptor()
@@ -94,7 +102,11 @@ class MaskedLM(Task[MaskedLMData]):
             negative_log_likelihood += float(F.cross_entropy(logits_NV, labels_N, reduction="sum"))
             predicted.update(zip(rows, found_N.split(counts_B.tolist()), strict=True))
         answers = torch.cat([predicted[row] for row in range(len(encoded))]).numpy()
-        return Judgement(masked_lm_metrics(correct, len(answers), negative_log_likelihood), answers)
+        return Judgement(lambda: masked_lm_metrics(correct, len(answers), negative_log_likelihood), answers,
+                         self._refuse_to_say)
+
+    def _refuse_to_say(self) -> NoReturn:
+        raise PlanError(f"{self.name}: {self.unsaid}")
 
 
 @final

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, ClassVar, final
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForMultipleChoice, PreTrainedTokenizerBase
 
 from stillhouse.adaptors import HuggingFaceAdaptor
@@ -18,6 +20,7 @@ from stillhouse.tasks.batching import EncodedSplit
 from stillhouse.tasks.columns import place, text_lists, texts
 from stillhouse.tasks.data_files import Rows
 from stillhouse.tasks.judgement import Judgement
+from stillhouse.tasks.said import Said, share
 from stillhouse.tasks.tokenizing import tokenized
 from stillhouse.types import LOGITS
 
@@ -37,7 +40,10 @@ class MultipleChoiceData(DataSpec):
 
 @final
 class MultipleChoice(Task[MultipleChoiceData]):
-    """Accuracy. The model gives one number for a question with a choice; the choice with the largest is its answer."""
+    """Accuracy. The model gives one number for a question with a choice; the choice with the largest is its answer.
+
+    What is said of an example: ``choice``, counted from 0, its ``confidence``, and the ``probabilities`` of all.
+    """
 
     name = "multiple-choice"
     data = MultipleChoiceData
@@ -54,10 +60,15 @@ class MultipleChoice(Task[MultipleChoiceData]):
         self.num_choices = 0
 
     def examples(self, rows: Rows, split: str) -> Examples:
-        questions, choices = texts(rows, self.spec.question), self._choices(rows)
-        return Examples({"question": questions, "choices": choices, "label": self._numbers(rows)})
+        return Examples({**self.read_inputs(rows), "label": self._numbers(rows)})
 
-    def _choices(self, rows: Rows) -> list[list[str]]:
+    def read_inputs(self, rows: Rows) -> dict[str, Sequence[Any]]:
+        return {"question": texts(rows, self.spec.question), "choices": self._choices(rows)}
+
+    def gold(self, examples: Examples) -> list[int | None]:
+        return list(examples["label"])
+
+    def _choices(self, rows: Rows) -> Sequence[list[str]]:
         """As many texts for every row of every split. Raises `DataError`."""
         columns = self.spec.choices
         if len(columns) == 1:
@@ -69,7 +80,7 @@ class MultipleChoice(Task[MultipleChoiceData]):
             where = place(rows, index, columns[0])
             if len(choices) != self.num_choices:
                 raise DataError(f"{where}: the number of choices is {len(choices)}, but {self.num_choices} in the "
-                                "first row of the training data; every row needs as many")
+                                "first row that was read; every row needs as many")
             if len(choices) < 2:
                 raise DataError(f"{where}: there is one choice; give at least 2 a row")
         return found
@@ -105,14 +116,22 @@ class MultipleChoice(Task[MultipleChoiceData]):
         return EncodedSplit.of(tokenizer, tokens, {"labels": labels}, choices=num_choices)
 
     def judged(self, encoded: EncodedSplit, outputs: Answers) -> Judgement:
-        answers = torch.empty(len(encoded), dtype=torch.long)
+        logits_NC = torch.empty(len(encoded), self.num_choices)
         for rows, features in outputs:
             logits = features[LOGITS]
             if logits.shape != (len(rows), self.num_choices):
                 raise OutputError(f"the model gave logits of {tuple(logits.shape)} for {len(rows)} rows of "
                                   f"{self.num_choices} choices; load it with the task's load_model")
-            answers[rows] = logits.argmax(dim=-1)
-        return Judgement({"accuracy": accuracy(answers, encoded.rows["labels"])}, answers.numpy())
+            logits_NC[rows] = logits
+        answers_N = logits_NC.argmax(dim=-1)
+        return Judgement(lambda: {"accuracy": accuracy(answers_N, encoded.rows["labels"])}, answers_N.numpy(),
+                         lambda: _said(logits_NC, answers_N))
+
+
+def _said(logits_NC: Tensor, answers_N: Tensor) -> list[Said]:
+    shares_NC = logits_NC.double().softmax(dim=-1).tolist()
+    return [{"choice": answer, "confidence": share(shares_C[answer]), "probabilities": list(map(share, shares_C))}
+            for answer, shares_C in zip(answers_N.tolist(), shares_NC, strict=True)]
 
 
 def _whole(value: Any) -> int | None:

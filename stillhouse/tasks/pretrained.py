@@ -75,7 +75,7 @@ def load_model(path: str, wanted: ModelWanted, attn_implementation: str | None =
     labels, or the same in another order, or that cannot read rows of that length. Warns if the head's names are
     others, for then only the user knows whether they mean the same.
     """
-    config = _loaded(AutoConfig, "model", path, trust_remote_code=False)
+    config = load_config(path)
     require_fit(path, config, wanted)
     model, report = _loaded(
         wanted.auto_class,
@@ -90,6 +90,24 @@ def load_model(path: str, wanted: ModelWanted, attn_implementation: str | None =
     _check_complete(path, model, report["missing_keys"])
     loaded: PreTrainedModel = model
     return loaded
+
+
+def load_config(path: str) -> Any:
+    """The configuration of a model, from a folder, hub id or ``package:NAME/FOLDER``. Raises `ConfigError`."""
+    return _loaded(AutoConfig, "model", path, trust_remote_code=False)
+
+
+def longest_row(config: Any) -> int | None:
+    """The tokens that a model can read in a row at most; None if nothing in its configuration limits them."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0:
+        return None
+    return positions - _first_position(config)
+
+
+def are_nameless(names: Sequence[str]) -> bool:
+    """Whether labels are only counted: ``0``, ``1``, ... or ``LABEL_0``, ``LABEL_1``, ..."""
+    return all(map(_NO_NAME.fullmatch, names))
 
 
 def require_fit(path: str, config: Any, wanted: ModelWanted, has_head: bool | None = None) -> None:
@@ -172,11 +190,8 @@ def _loaded(auto_class: Any, what: str, path: str, **arguments: Any) -> Any:
 
 
 def _check_length(path: str, config: Any, max_length: int) -> None:
-    positions = getattr(config, "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions <= 0:
-        return
-    longest = positions - _first_position(config)
-    if longest < max_length:
+    longest = longest_row(config)
+    if longest is not None and longest < max_length:
         raise PlanError(f"data.max_length is {max_length}, but model {path!r} reads at most {longest} tokens; set "
                         f"data.max_length to {longest} or less")
 
@@ -195,7 +210,7 @@ def _check_head(path: str, config: Any, names: Sequence[str]) -> None:
         raise PlanError(f"model {path!r} classifies into {len(own)} labels ({_few(own)}), but the data has {len(names)}"
                         f" ({_few(names)}); give a model without a head or for these labels, or set data.label_names")
     ours, theirs = ([name.casefold() for name in labels] for labels in (names, own))
-    if ours == theirs or all(map(_NO_NAME.fullmatch, own)) or all(map(_NO_NAME.fullmatch, names)):
+    if ours == theirs or are_nameless(own) or are_nameless(names):
         return
     if sorted(ours) == sorted(theirs):
         raise PlanError(f"model {path!r} has the data's labels in another order: {_few(own)}; the data's is "

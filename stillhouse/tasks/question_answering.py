@@ -24,6 +24,7 @@ from stillhouse.tasks.best_span import best_spans
 from stillhouse.tasks.columns import texts
 from stillhouse.tasks.data_files import Rows
 from stillhouse.tasks.judgement import Judgement
+from stillhouse.tasks.said import number
 from stillhouse.tasks.squad_rows import flattened, gold_answers
 from stillhouse.tasks.windows import Span, Windows, cut, located
 from stillhouse.types import LOGITS, Features, Key
@@ -83,7 +84,8 @@ class QuestionAnswering(Task[QuestionAnsweringData]):
 
     Rows of an encoded split are windows of a context, each after its question. An answer is the span with the highest
     sum of start and end logits, of at most ``max_answer_length`` tokens, over all windows of the question. With
-    ``no_answer`` it is empty if the class token's sum is higher, in the window where that is lowest.
+    ``no_answer`` it is empty if the class token's sum is higher, in the window where that is lowest. What is said of an
+    example: ``answer``, and its sum as ``score``.
     """
 
     name = "question-answering"
@@ -100,9 +102,17 @@ class QuestionAnswering(Task[QuestionAnsweringData]):
     def examples(self, rows: Rows, split: str) -> Examples:
         spec = self.spec
         rows = flattened(rows)
-        questions, contexts = texts(rows, spec.question), texts(rows, spec.context)
-        answers = gold_answers(rows, spec.answers, contexts, may_be_none=spec.no_answer, need_starts=split == "train")
-        return Examples({"question": questions, "context": contexts, "answers": answers})
+        inputs = self.read_inputs(rows)
+        answers = gold_answers(rows, spec.answers, inputs["context"], may_be_none=spec.no_answer,
+                               need_starts=split == "train")
+        return Examples({**inputs, "answers": answers})
+
+    def read_inputs(self, rows: Rows) -> dict[str, Sequence[Any]]:
+        rows = flattened(rows)
+        return {"question": texts(rows, self.spec.question), "context": texts(rows, self.spec.context)}
+
+    def gold(self, examples: Examples) -> list[list[str] | None]:
+        return [None if answer is None else list(answer["text"]) for answer in examples["answers"]]
 
     def adaptor(self) -> HuggingFaceAdaptor:
         return HuggingFaceAdaptor(self.predicts)
@@ -114,20 +124,22 @@ class QuestionAnswering(Task[QuestionAnsweringData]):
         spans = [_first_span(answer) for answer in answers]
         positions = located(windows, spans)
         _warn_of_cut_answers(windows, spans, positions, spec)
-        gold = [None if answer is None else answer["text"] for answer in answers]
         return EncodedSplit.of(tokenizer, windows.tokens,
                                {"start_positions": positions[:, 0], "end_positions": positions[:, 1]},
-                               details=_Asked(windows, contexts, gold))
+                               details=_Asked(windows, contexts, self.gold(examples)))
 
     def judged(self, encoded: EncodedSplit, outputs: Answers) -> Judgement:
-        predictions = self.predictions(encoded, outputs)
-        metrics = {"en": squad_metrics, "zh": cmrc_metrics}[self.spec.language]
-        known = [(said, right) for said, right in zip(predictions, encoded.details.answers, strict=True)
-                 if right is not None]
-        return Judgement(metrics([said for said, _ in known], [right for _, right in known]), np.array(predictions))
+        answers, scores = self._answers(encoded, outputs)
+        return Judgement(lambda: self._metrics(answers, encoded.details.answers), np.array(answers), lambda: [
+            {"answer": answer, "score": number(score)} for answer, score in zip(answers, scores, strict=True)])
 
-    def predictions(self, encoded: EncodedSplit, outputs: Answers) -> list[str]:
-        """The answer to each question, empty for none, from a model's ``outputs`` to the rows of ``encoded``.
+    def _metrics(self, answers: Sequence[str], right: Sequence[Sequence[str] | None]) -> dict[str, float]:
+        known = [(said, wanted) for said, wanted in zip(answers, right, strict=True) if wanted is not None]
+        metrics = {"en": squad_metrics, "zh": cmrc_metrics}[self.spec.language]
+        return metrics([said for said, _ in known], [wanted for _, wanted in known])
+
+    def _answers(self, encoded: EncodedSplit, outputs: Answers) -> tuple[list[str], list[float]]:
+        """The answer to each question, empty for none, and its score.
 
         Raises `OutputError` unless there is a start and an end logit for each token.
         """
@@ -145,8 +157,9 @@ class QuestionAnswering(Task[QuestionAnsweringData]):
         lowest = np.full(len(best), np.inf)
         np.minimum.at(lowest, windows.questions, nothing)
         empty = np.isneginf(scores[best]) | (self.spec.no_answer & (lowest > scores[best]))
-        return ["" if none else context[begin:end].strip()
-                for none, context, (begin, end) in zip(empty, asked.contexts, spans[best].tolist(), strict=True)]
+        answers = ["" if none else context[begin:end].strip()
+                   for none, context, (begin, end) in zip(empty, asked.contexts, spans[best].tolist(), strict=True)]
+        return answers, np.where(empty, lowest, scores[best]).tolist()
 
 
 def _first_span(answer: dict[str, Any] | None) -> Span | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from itertools import chain
-from typing import Annotated, ClassVar, Literal, NoReturn, final
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, final
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,7 @@ from stillhouse.tasks.batching import EncodedSplit
 from stillhouse.tasks.columns import numbers, texts
 from stillhouse.tasks.data_files import Rows
 from stillhouse.tasks.judgement import Judgement
+from stillhouse.tasks.said import Said, number
 from stillhouse.tasks.tokenizing import tokenized
 
 
@@ -50,7 +53,10 @@ class SentenceEmbeddingData(DataSpec):
 
 @final
 class SentenceEmbedding(Task[SentenceEmbeddingData]):
-    """Rank correlation of the cosine of two sentences' vectors with how alike people find them."""
+    """Rank correlation of the cosine of two sentences' vectors with how alike people find them.
+
+    What is said of a pair: ``score``, the cosine; of a text alone: ``embedding``, its vector.
+    """
 
     name = "sentence-embedding"
     data = SentenceEmbeddingData
@@ -71,6 +77,13 @@ class SentenceEmbedding(Task[SentenceEmbeddingData]):
         first, second = (texts(rows, column) for column in spec.pair)
         return Examples({"text": first, "text_pair": second, "score": numbers(rows, spec.score)})
 
+    def read_inputs(self, rows: Rows) -> dict[str, Sequence[Any]]:
+        """Texts alone, from the first of the columns that ``data.text`` names."""
+        return {"text": texts(rows, self.spec.text[0])}
+
+    def gold(self, examples: Examples) -> list[float | None]:
+        return list(examples["score"]) if "score" in examples.columns else [None] * len(examples)
+
     def adaptor(self) -> SentenceEmbeddingAdaptor:
         return SentenceEmbeddingAdaptor(self.spec.pooling, self.spec.normalize)
 
@@ -88,13 +101,25 @@ class SentenceEmbedding(Task[SentenceEmbeddingData]):
         return EncodedSplit.of(tokenizer, tokens, {}, details=scores)
 
     def judged(self, encoded: EncodedSplit, outputs: Answers) -> Judgement:
+        vectors_NH = _in_order(outputs, len(encoded))
         if encoded.details is None:
-            raise OutputError("training texts cannot be judged, for they have no scores; give the validation split")
-        scores = torch.tensor(encoded.details, dtype=torch.float64)
-        vectors = _in_order(outputs, len(encoded))
-        cosines = F.cosine_similarity(vectors[0::2], vectors[1::2], dim=-1)
-        metrics = {"spearman": spearman(cosines, scores), "pearson": pearson(cosines, scores)}
-        return Judgement(metrics, cosines.numpy())
+            return Judgement(_refuse_to_judge, vectors_NH.numpy(), lambda: [
+                {"embedding": list(map(number, vector_H))} for vector_H in vectors_NH.tolist()])
+        cosines = F.cosine_similarity(vectors_NH[0::2], vectors_NH[1::2], dim=-1)
+        return Judgement(partial(_correlations, cosines, encoded.details), cosines.numpy(), partial(_scores, cosines))
+
+
+def _correlations(cosines_N: Tensor, right: Sequence[float]) -> dict[str, float]:
+    scores_N = torch.tensor(right, dtype=torch.float64)
+    return {"spearman": spearman(cosines_N, scores_N), "pearson": pearson(cosines_N, scores_N)}
+
+
+def _scores(cosines_N: Tensor) -> list[Said]:
+    return [{"score": number(cosine)} for cosine in cosines_N.tolist()]
+
+
+def _refuse_to_judge() -> NoReturn:
+    raise OutputError("texts alone cannot be judged, for they have no scores; give pairs, such as the validation split")
 
 
 def _in_order(outputs: Answers, num_rows: int) -> Tensor:

@@ -45,7 +45,8 @@ class TextClassificationData(DataSpec):
 class TextClassification(Task[TextClassificationData]):
     """Accuracy and macro-F1 of one label a row; F1 of several; correlation of a number.
 
-    The names end up in the model's ``id2label``.
+    The names end up in the model's ``id2label``. What is said of an example: ``label``, its ``confidence`` and the
+    likeliest labels' ``probabilities``; of several labels ``labels`` and ``probabilities``; of a number ``score``.
     """
 
     name = "text-classification"
@@ -61,16 +62,23 @@ class TextClassification(Task[TextClassificationData]):
         self._labels = LABEL_KINDS[spec.labels](spec.label, spec.label_names)
         self.metric, self.problem_type = self._labels.metric, self._labels.problem_type
         self.kd_losses = self._labels.kd_losses
+        self.label_names = self._labels.names
 
     def examples(self, rows: Rows, split: str) -> Examples:
-        spec = self.spec
-        columns: dict[str, Sequence[Any]] = {"text": texts(rows, spec.text)}
-        if spec.text_pair is not None:
-            columns["text_pair"] = texts(rows, spec.text_pair)
+        columns = self.read_inputs(rows)
         columns["label"] = self._labels_where_given(rows) if self.may_lack_labels and split == "train" else (
             self._labels.read(rows))
         self.label_names = self._labels.names
         return Examples(columns)
+
+    def read_inputs(self, rows: Rows) -> dict[str, Sequence[Any]]:
+        columns: dict[str, Sequence[Any]] = {"text": texts(rows, self.spec.text)}
+        if self.spec.text_pair is not None:
+            columns["text_pair"] = texts(rows, self.spec.text_pair)
+        return columns
+
+    def gold(self, examples: Examples) -> list[Any]:
+        return [None if label is None else self._labels.in_words(label) for label in examples["label"]]
 
     def _labels_where_given(self, rows: Rows) -> Sequence[Any]:
         """The label of each row, None where there is none or no such column."""

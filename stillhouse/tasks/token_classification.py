@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import ClassVar, final
+from typing import Any, ClassVar, TypeVar, final
 
 import numpy as np
+import torch
 from torch import Tensor
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase
 
@@ -23,8 +24,12 @@ from stillhouse.tasks.columns import place, text_lists
 from stillhouse.tasks.data_files import Rows
 from stillhouse.tasks.judgement import Judgement
 from stillhouse.tasks.labels import Labels
+from stillhouse.tasks.said import Said, share
 from stillhouse.tasks.tokenizing import tokenized
 from stillhouse.types import LOGITS
+
+_Places = Sequence[Sequence[int]]
+_Value = TypeVar("_Value")
 
 NO_LABEL = -100
 OUTSIDE = "O"
@@ -48,7 +53,7 @@ class TokenClassificationData(DataSpec):
 class _Words:
     """Where the words of encoded rows are, and what they are."""
 
-    places: Sequence[Sequence[int]]
+    places: _Places
     """The number of each word's first token in its row; -1 for a word that the model does not see."""
     tags: Sequence[Sequence[int] | None]
 
@@ -60,6 +65,8 @@ class TokenClassification(Task[TokenClassificationData]):
     The tag of a word is predicted at its first token, and only there are student and teacher compared. Words that the
     model does not see, because ``max_length`` cuts them off or the tokenizer finds nothing in them (control
     characters), are judged as if it had said "O", or the first tag where there is no "O".
+
+    What is said of an example: ``tags``, one a word, and the ``confidence`` of each, 0 for a word that is not seen.
     """
 
     name = "token-classification"
@@ -69,25 +76,36 @@ class TokenClassification(Task[TokenClassificationData]):
     predicts = "tokens"
     text_columns: ClassVar[TextColumns] = {"tokens": "words"}
     label_columns = ("tags",)
+    shown_as: ClassVar[Mapping[str, str]] = {"tokens": "words"}
 
     def __init__(self, spec: TokenClassificationData) -> None:
         super().__init__(spec)
-        self.metric = "f1"
         self._labels: Labels | None = None
+        self._call_tags(spec.label_names if isinstance(spec.label_names, tuple) else ())
+
+    def _call_tags(self, names: tuple[str, ...]) -> None:
+        self.label_names = names
+        self.metric = "f1" if is_chunked(names) or not names else "accuracy"
 
     def examples(self, rows: Rows, split: str) -> Examples:
         spec = self.spec
-        tokens = text_lists(rows, spec.tokens)
+        inputs = self.read_inputs(rows)
+        tokens = inputs["tokens"]
         if self._labels is None:
             self._labels = Labels.of(rows, spec.tags, spec.label_names, several=True)
-            self.label_names = self._labels.names
-            self.metric = "f1" if is_chunked(self.label_names) else "accuracy"
+            self._call_tags(self._labels.names)
         tags = self._labels.lists(rows)
         for index, (words, numbers) in enumerate(zip(tokens, tags, strict=True)):
             if len(words) != len(numbers):
                 raise DataError(f"{place(rows, index, spec.tags)}: {len(numbers)} tags for the {len(words)} words in "
                                 f"column {spec.tokens!r}; every word needs one")
-        return Examples({"tokens": tokens, "tags": tags})
+        return Examples({**inputs, "tags": tags})
+
+    def read_inputs(self, rows: Rows) -> dict[str, Sequence[Any]]:
+        return {"tokens": text_lists(rows, self.spec.tokens)}
+
+    def gold(self, examples: Examples) -> list[list[str] | None]:
+        return [None if tags is None else [self.label_names[tag] for tag in tags] for tags in examples["tags"]]
 
     def adaptor(self) -> HuggingFaceAdaptor:
         return HuggingFaceAdaptor(self.predicts)
@@ -112,20 +130,29 @@ class TokenClassification(Task[TokenClassificationData]):
     def judged(self, encoded: EncodedSplit, outputs: Answers) -> Judgement:
         words: _Words = encoded.details
         outside = self.label_names.index(OUTSIDE) if OUTSIDE in self.label_names else 0
-        found: list[list[int]] = [[] for _ in words.places]
+        parts = [torch.empty(0, len(self.label_names))] * len(encoded)
         for rows, features in outputs:
-            guesses = self._guesses(features[LOGITS], len(rows))
-            for row, guess in zip(rows, guesses, strict=True):
-                padding = len(guess) - int(encoded.lengths[row]) if encoded.padding_side == "left" else 0
-                found[row] = [guess[padding + token] if token >= 0 else outside for token in words.places[row]]
-        return Judgement(self._metrics(found, words.tags), np.array(list(chain.from_iterable(found))))
+            logits_BLC = self._checked_logits(features[LOGITS], len(rows))
+            for logits_LC, row in zip(logits_BLC, rows, strict=True):
+                padding = len(logits_LC) - int(encoded.lengths[row]) if encoded.padding_side == "left" else 0
+                seen = [padding + token for token in words.places[row] if token >= 0]
+                parts[row] = logits_LC[torch.tensor(seen, dtype=torch.long)]
+        logits_WC = torch.cat(parts)
+        found = _by_word(logits_WC.argmax(dim=-1).tolist(), words.places, outside)
+        return Judgement(lambda: self._metrics(found, words.tags), np.array(list(chain.from_iterable(found))),
+                         lambda: self._said(found, logits_WC, words.places))
 
-    def _guesses(self, logits: Tensor, num_rows: int) -> list[list[int]]:
+    def _checked_logits(self, logits: Tensor, num_rows: int) -> Tensor:
         if logits.dim() != 3 or (len(logits), logits.shape[-1]) != (num_rows, len(self.label_names)):
             raise OutputError(f"the model gave logits of {tuple(logits.shape)} for {num_rows} rows and "
                               f"{len(self.label_names)} tags; load it with the task's load_model")
-        guesses: list[list[int]] = logits.argmax(dim=-1).tolist()
-        return guesses
+        return logits
+
+    def _said(self, found: Sequence[Sequence[int]], logits_WC: Tensor, places: _Places) -> list[Said]:
+        confidences = logits_WC.double().softmax(dim=-1).amax(dim=-1).tolist()
+        by_word = _by_word(list(map(share, confidences)), places, 0.0)
+        return [{"tags": [self.label_names[tag] for tag in tags], "confidence": values}
+                for tags, values in zip(found, by_word, strict=True)]
 
     def _metrics(self, found: Sequence[Sequence[int]], tags: Sequence[Sequence[int] | None]) -> dict[str, float]:
         wanted = [row for row in tags if row is not None]
@@ -153,6 +180,12 @@ def _as_in_text(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> lis
     if "ByteLevel(add_prefix_space=False" not in described and "prepend_scheme=never" not in described:
         return list(words)
     return [*words[:1], *(" " + word for word in words[1:])]
+
+
+def _by_word(values: Sequence[_Value], places: _Places, unseen: _Value) -> list[list[_Value]]:
+    """The values of the words that a model sees, one after another, as a list a row; the others get ``unseen``."""
+    left = iter(values)
+    return [[next(left) if token >= 0 else unseen for token in row] for row in places]
 
 
 def _first_tokens(word_ids: Sequence[int | None], num_words: int) -> list[int]:

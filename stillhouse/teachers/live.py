@@ -31,10 +31,12 @@ class LiveTeacher(TeacherSource):
         adaptor: translates its outputs.
         autocast_dtype: run the forward under autocast with this dtype (``torch.bfloat16``), or in the model's own
             precision.
+        identity: names the model, in place of a hash of its weights, where these are packed.
     """
 
-    def __init__(self, model: nn.Module, adaptor: Adaptor, autocast_dtype: torch.dtype | None = None) -> None:
-        self.model, self.adaptor, self.autocast_dtype = model, adaptor, autocast_dtype
+    def __init__(self, model: nn.Module, adaptor: Adaptor, autocast_dtype: torch.dtype | None = None,
+                 identity: str | None = None) -> None:
+        self.model, self.adaptor, self.autocast_dtype, self._identity = model, adaptor, autocast_dtype, identity
         self._rows_forwarded = 0
 
     @cached_property
@@ -42,7 +44,7 @@ class LiveTeacher(TeacherSource):
         """Weights, buffers, configuration, precision, attention implementation, adaptor; None without an adaptor's."""
         if self.adaptor.fingerprint is None:
             return None
-        return f"{model_fingerprint(self.model)} {self.autocast_dtype} {self.adaptor.fingerprint}"
+        return f"{self._identity or model_fingerprint(self.model)} {self.autocast_dtype} {self.adaptor.fingerprint}"
 
     @property
     def rows_forwarded(self) -> int:

@@ -20,7 +20,6 @@ Subclass `TaskSuite` in a test file of your own; pytest then runs every promise 
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 from abc import ABC, abstractmethod
@@ -32,7 +31,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from stillhouse.adaptors.base import Signals
 from stillhouse.batches import as_batch, num_rows, row_keys
@@ -41,10 +40,22 @@ from stillhouse.losses import ForwardKL, Loss
 from stillhouse.objective import Counts, Objective, Part, Term
 from stillhouse.tasks import Examples, Judgement, Task
 from stillhouse.tasks.answering import answers, source_answers
+from stillhouse.tasks.data_files import read_rows
 from stillhouse.tasks.pretrained import save_pretrained
+from stillhouse.tasks.said import Said
 from stillhouse.teachers import CachedTeacher, LiveTeacher
 from stillhouse.teachers.stores import MemoryStore
-from stillhouse.types import Key, Progress, logits_mask_name
+from stillhouse.testing.looking import (
+    changed,
+    hard_loss,
+    kept,
+    random_states,
+    require_alike,
+    rows_of,
+    run,
+    structure,
+)
+from stillhouse.types import Progress
 
 
 class TaskSuite(ABC):
@@ -70,6 +81,10 @@ class TaskSuite(ABC):
     def make_kd_losses(self, task: Task[Any]) -> dict[str, Loss]:
         """Losses between the student's answers and the teacher's, by name."""
         return {"kd": ForwardKL(2.0)}
+
+    def metric_of(self, said: Sequence[Said], gold: Sequence[Any]) -> float | None:
+        """The task's metric, worked out from the words alone by a way of your own; None: there is none."""
+        return None
 
     @pytest.fixture
     def task(self, tmp_path: Path) -> Task[Any]:
@@ -97,8 +112,8 @@ class TaskSuite(ABC):
 
     def test_examples_are_what_json_can_hold(self, task: Task[Any]) -> None:
         for split in task.num_rows:
-            columns = task.split(split).columns
-            assert json.loads(json.dumps(columns)) == {name: list(values) for name, values in columns.items()}
+            columns = {name: list(values) for name, values in task.split(split).columns.items()}
+            assert json.loads(json.dumps(columns)) == columns
             assert {len(values) for values in columns.values()} == {task.num_rows[split]}
 
     def test_columns_are_of_texts_or_of_labels(self, task: Task[Any]) -> None:
@@ -110,14 +125,14 @@ class TaskSuite(ABC):
         if type(task.spec).model_fields["validation"].is_required():
             pytest.skip("this task needs validation data")
         held = self._again(task, validation=None)
-        parts = [_rows_of(held.split(split)) for split in ("train", "validation")]
-        whole = _rows_of(task.split("train"))
+        parts = [rows_of(held.split(split)) for split in ("train", "validation")]
+        whole = rows_of(task.split("train"))
         assert sorted(parts[0] + parts[1]) == sorted(whole) and len(parts[1]) == max(1, round(len(whole) / 10))
         assert held.fingerprint == self._again(task, validation=None).fingerprint
 
     def test_a_limit_keeps_the_first_rows(self, task: Task[Any]) -> None:
         limited = self._again(task, limit=2)
-        assert _rows_of(limited.split("train")) == _rows_of(task.split("train"))[:2]
+        assert rows_of(limited.split("train")) == rows_of(task.split("train"))[:2]
         assert limited.num_rows == task.num_rows | {"train": 2} and limited.label_names == task.label_names
         assert limited.split_fingerprint("test") == task.split_fingerprint("test")
         assert limited.split_fingerprint("train") != task.split_fingerprint("train")
@@ -142,12 +157,12 @@ class TaskSuite(ABC):
         first = self._made(tmp_path / "data")
         model = self._model(first, checkpoint)
         for again in (False, True):  # the first evaluation imports sklearn, which draws from `random` then
-            before = _random_states()
+            before = random_states()
             task = self._again(first)
             encoded = task.encode("validation", task.load_tokenizer(checkpoint))
             list(task.loader(encoded, batch_size=4, seed=1, shuffle=True))
             task.evaluate(model, encoded)
-            assert not again or _random_states() == before, "a global random generator has moved"
+            assert not again or random_states() == before, "a global random generator has moved"
 
     # Batches
 
@@ -186,7 +201,7 @@ class TaskSuite(ABC):
             batch = encoded.batch(list(range(len(encoded))), epoch)
             masks = adaptor.masks(batch)
             ids, kept = batch["input_ids"], batch["attention_mask"].ne(0)
-            real = kept & ~torch.isin(ids, torch.tensor(_structure(tokenizer)))
+            real = kept & ~torch.isin(ids, torch.tensor(structure(tokenizer)))
             compared = masks["logits"].ne(0)
             assert compared.any()
             if "span_mask" in batch:
@@ -201,12 +216,12 @@ class TaskSuite(ABC):
     def test_a_row_alone_is_answered_as_in_a_padded_batch(self, task: Task[Any], checkpoint: str) -> None:
         model = self._model(task, checkpoint)
         encoded = task.encode("train", task.load_tokenizer(checkpoint))
-        together = _run(task, model, encoded.batch(list(range(len(encoded)))), task.reads)
+        together = run(task, model, encoded.batch(list(range(len(encoded)))), task.reads)
         for row in range(len(encoded)):
-            alone = _run(task, model, encoded.batch([row]), task.reads)
+            alone = run(task, model, encoded.batch([row]), task.reads)
             assert set(alone.features) == set(together.features) >= task.reads
             for key in task.reads:
-                self._require_close(_kept(key, alone, 0), _kept(key, together, row), f"{key}, row {row}")
+                self._require_close(kept(key, alone, 0), kept(key, together, row), f"{key}, row {row}")
 
     # Answers
 
@@ -227,6 +242,44 @@ class TaskSuite(ABC):
         assert task.metric in judgement.metrics
         assert all(isinstance(value, float) for value in judgement.metrics.values())
         assert judgement.answers.size and judgement.agreement(judgement) == pytest.approx(1.0)
+
+    def test_what_is_said_is_in_order_and_json_can_hold_it(self, task: Task[Any], checkpoint: str) -> None:
+        model, encoded = self._model(task, checkpoint), task.encode("test", task.load_tokenizer(checkpoint))
+        judgement = task.evaluate(model, encoded)
+        if task.unsaid:
+            with pytest.raises(PlanError, match=task.name):
+                _ = judgement.said
+            return
+        said, examples = judgement.said, task.split("test")
+        assert len(said) == len(task.inputs(examples)) == len(task.gold(examples)) == task.num_rows["test"]
+        for value in (said, task.inputs(examples), task.gold(examples)):
+            assert json.loads(json.dumps(value, allow_nan=False)) == value
+        rows = [json.dumps(row) for row in task.inputs(examples)]
+        assert len(set(rows)) == len(rows), "all that a model reads is shown"
+        found = list(answers(model, task.adaptor(), encoded, task.reads, batch_size=2))
+        random.Random(0).shuffle(found)
+        require_alike(task.judged(encoded, iter(found)).said, said, self.tolerance)
+
+    def test_what_is_said_is_what_is_judged(self, task: Task[Any], checkpoint: str) -> None:
+        if task.unsaid:
+            pytest.skip("this task has no words for what a model says")
+        model, encoded = self._model(task, checkpoint), task.encode("test", task.load_tokenizer(checkpoint))
+        gold = task.gold(task.split("test"))
+        for judged in (model, changed(model)):
+            judgement = task.evaluate(judged, encoded)
+            metric = self.metric_of(judgement.said, gold)
+            assert metric is None or metric == pytest.approx(judgement.metrics[task.metric], abs=1e-6)
+
+    def test_rows_are_answered_without_labels(self, task: Task[Any], checkpoint: str, tmp_path: Path) -> None:
+        model, tokenizer = self._model(task, checkpoint), task.load_tokenizer(checkpoint)
+        rows = read_rows(task.spec.train)
+        examples = task.unlabelled(rows)
+        assert len(examples) == len(task.inputs(examples)) and task.gold(examples) == [None] * len(examples)
+        if task.label_columns:
+            known = task.examples(rows, "train")
+            assert task.inputs(known) == task.inputs(examples) and None not in task.gold(known)
+        if not task.unsaid:
+            assert len(task.evaluate(model, task.encoded(examples, tokenizer)).said) == len(examples)
 
     def test_a_saved_model_gives_the_same_answers(self, task: Task[Any], checkpoint: str, tmp_path: Path) -> None:
         model, tokenizer = self._model(task, checkpoint), task.load_tokenizer(checkpoint)
@@ -250,11 +303,11 @@ class TaskSuite(ABC):
             for inputs in loader:
                 masks = task.adaptor().masks(inputs)
                 found = Signals(cached.signals(as_batch(inputs), keys), masks)
-                expected = _run(task, live.model, inputs, keys)
+                expected = run(task, live.model, inputs, keys)
                 for key in keys:
                     assert found.features[key].shape == expected.features[key].shape
                     for row in range(num_rows(inputs) or 0):
-                        self._require_close(_kept(key, found, row), _kept(key, expected, row), str(key))
+                        self._require_close(kept(key, found, row), kept(key, expected, row), str(key))
             asked = cached.rows_forwarded - before
             assert asked == (0 if epoch else len(encoded))
 
@@ -274,7 +327,7 @@ class TaskSuite(ABC):
         assert known["labels"].ne(0).any() and not unknown["labels"].ne(0).any()
         assert known["logits"].equal(unknown["logits"])
         model = self._model(task, checkpoint)
-        sums, counts = self._sums(task, model, _changed(model), batch)
+        sums, counts = self._sums(task, model, changed(model), batch)
         assert "hard" in {part.term for part in sums}
         for part, value in sums.items():
             assert value.isfinite() and (value.item() == 0) == (part.term == "hard")
@@ -288,7 +341,7 @@ class TaskSuite(ABC):
 
     def test_micro_batches_add_up_to_the_whole(self, task: Task[Any], checkpoint: str) -> None:
         student = self._model(task, checkpoint)
-        teacher = _changed(student)
+        teacher = changed(student)
         encoded = task.encode("train", task.load_tokenizer(checkpoint))
         rows = list(range(len(encoded)))
         whole, counts = self._sums(task, student, teacher, encoded.batch(rows, 0))
@@ -325,12 +378,12 @@ class TaskSuite(ABC):
               inputs: Mapping[str, Any]) -> tuple[dict[Part, Tensor], Counts]:
         """The sum of each loss, and the units that they run over."""
         all_heads = task.num_heads > 1
-        losses = self.make_kd_losses(task) | _hard_loss(task)
+        losses = self.make_kd_losses(task) | hard_loss(task)
         objective = Objective([Term(name, loss, all_heads=all_heads) for name, loss in losses.items()])
         needs = objective.needs()
-        own = _run(task, student, inputs, needs.student)
+        own = run(task, student, inputs, needs.student)
         with torch.no_grad():
-            other = _run(task, teacher, inputs, needs.teacher)
+            other = run(task, teacher, inputs, needs.teacher)
         return objective(own.features, other.features, own.masks, Progress(0, 1)), objective.counts(own.masks)
 
     def _require_same(self, found: Judgement, expected: Judgement) -> None:
@@ -344,54 +397,3 @@ class TaskSuite(ABC):
     def _require_close(self, found: Tensor, expected: Tensor, what: str) -> None:
         torch.testing.assert_close(found, expected, atol=self.tolerance, rtol=self.tolerance,
                                    msg=lambda text: f"{what}: {text}")
-
-
-def _hard_loss(task: Task[Any]) -> dict[str, Loss]:
-    try:
-        return {"hard": task.hard_loss()}
-    except PlanError:  # data without labels
-        return {}
-
-
-def _run(task: Task[Any], model: nn.Module, inputs: Mapping[str, Any], keys: frozenset[Key]) -> Signals:
-    signals = task.adaptor().run(model, inputs, keys, {})
-    declared = task.adaptor().masks(inputs)
-    assert set(declared) == set(signals.masks), "masks are declared as they turn out"
-    assert all(mask.equal(signals.masks[name]) for name, mask in declared.items())
-    return signals
-
-
-def _kept(key: Key, signals: Signals, row: int) -> Tensor:
-    """One row's numbers where they mean something, in one dimension."""
-    value, masks = signals.features[key], signals.masks
-    name = logits_mask_name(key.index) if key.kind == "logits" and isinstance(key.index, int) else "inputs"
-    mask = masks[name][row].ne(0)
-    found = value[row]
-    if found.dim() > 1 and len(found) == len(mask):
-        found = found[mask]
-    return found[found.isfinite()].detach()
-
-
-def _rows_of(examples: Examples) -> list[str]:
-    return [json.dumps({name: values[row] for name, values in examples.columns.items()})
-            for row in range(len(examples))]
-
-
-def _structure(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The special tokens that stand for no word."""
-    return [number for number in tokenizer.all_special_ids
-            if number not in (tokenizer.unk_token_id, tokenizer.mask_token_id)]
-
-
-def _random_states() -> tuple[Any, ...]:
-    ours: Any = np.random.get_state()
-    return bytes(torch.get_rng_state().tolist()), random.getstate(), ours[1].tobytes(), ours[2]
-
-
-def _changed(model: nn.Module) -> nn.Module:
-    """A model with other weights, for a teacher."""
-    other, generator = copy.deepcopy(model), torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for weight in other.parameters():
-            weight.add_(0.3 * torch.randn(weight.shape, generator=generator))
-    return other

@@ -61,6 +61,11 @@ class Bundle(nn.Module):
         by_row = LABELS not in student and all(mask.shape[1] == 1 for mask in masks.values())
         return Measured(sums, objective.counts(masks), by_row)
 
+    def after_step(self) -> None:
+        """To be called after each optimizer step, on every rank: some losses learn from what they saw."""
+        for _, objective in self.objective.tasks():
+            objective.after_step(sum_over_ranks)
+
     @torch.no_grad()
     def survey(self, batch: Batch, progress: Progress, extra: Mapping[str, Any]) -> Counts:
         """The counts of a micro-batch whose masks only its outputs tell: a forward without a graph."""

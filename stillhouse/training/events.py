@@ -16,7 +16,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+from stillhouse.training.live_line import LiveLine, NoLine, NotebookLine
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(frozen=True)
@@ -123,37 +128,20 @@ class JsonLinesSink(Sink):
 
 
 @final
-class TensorBoardSink(Sink):
-    """Scalars for TensorBoard below ``log_dir``: ``scalar/total_loss``, ``scalar/<term>``, ``evaluation/<metric>``."""
-
-    def __init__(self, log_dir: str | Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(log_dir))
-
-    def emit(self, event: Event) -> None:
-        if isinstance(event, StepLogged):
-            scalars = {"total_loss": event.loss, "learning_rate": event.learning_rate, **event.parts}
-            for name, value in scalars.items():
-                self._writer.add_scalar(f"scalar/{name}", value, event.step)
-        elif isinstance(event, Evaluated):
-            for name, value in event.metrics.items():
-                self._writer.add_scalar(f"evaluation/{name}", value, event.step)
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-@final
 class ConsoleSink(Sink):
-    """A progress bar with rate, remaining time, loss and metrics; plain lines where there is no terminal."""
+    """A progress bar with rate, remaining time, loss and metrics; plain lines where there is no terminal.
 
-    def __init__(self, title: str = "training") -> None:
+    In a notebook a line of text in the cell's output takes the bar's place. ``console`` is stderr if nothing is said.
+    """
+
+    def __init__(self, title: str = "training", console: Console | None = None) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.title = title
-        self._console = Console(stderr=True)
+        self._console = console or Console(stderr=True)
+        self._live: LiveLine = NotebookLine() if self._console.is_jupyter and not self._console.quiet else NoLine()
+        self._total: int | None = None
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self._console,
@@ -164,12 +152,16 @@ class ConsoleSink(Sink):
 
     def emit(self, event: Event) -> None:
         if isinstance(event, RunStarted):
+            self._total = event.total_steps
             self._progress.start()
             self._progress.update(self._task, total=event.total_steps, completed=event.step)
+            self._live.show(f"{self.title}: step {event.step}{self._of_all()}")
         elif isinstance(event, StepLogged):
             self._note["loss"] = f"{event.loss:.4f}"
             self._progress.update(self._task, completed=event.step, rate=f"{event.steps_per_s:.1f} steps/s",
                                   note=self._notes())
+            self._live.show(f"{self.title}: step {event.step}{self._of_all()}, {event.steps_per_s:.1f} steps/s"
+                            f"{self._left(event)}, {self._notes()}")
         elif isinstance(event, Evaluated):
             self._note |= {name: f"{value:.4f}" for name, value in event.metrics.items()}
             self._line(f"step {event.step}: {self._notes()}" + (" (best so far)" if event.best else ""))
@@ -178,6 +170,14 @@ class ConsoleSink(Sink):
 
     def close(self) -> None:
         self._progress.stop()
+
+    def _of_all(self) -> str:
+        return "" if self._total is None else f" of {self._total}"
+
+    def _left(self, event: StepLogged) -> str:
+        if self._total is None or event.step >= self._total or event.steps_per_s <= 0:
+            return ""
+        return f", about {(self._total - event.step) / event.steps_per_s:.0f} s left"
 
     def _notes(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in self._note.items())

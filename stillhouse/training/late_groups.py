@@ -45,6 +45,10 @@ class LateGroups:
             groups[:] = everything
         self._follow()
 
+    def get_last_lr(self) -> list[float]:
+        """The learning rate of every group."""
+        return [float(group["lr"]) for group in self.optimizer.param_groups]
+
     def state_dict(self) -> Any:
         """The scheduler's state; that of the late groups is in the optimizer's."""
         return self.scheduler.state_dict()

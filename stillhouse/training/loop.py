@@ -142,8 +142,7 @@ class _Run:
                 norm = self._clip()
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
-            for _, objective in self.plan.objective.tasks():
-                objective.after_step(distributed.sum_over_ranks)
+            self.bundle.after_step()
             with phase("logging"):
                 self.recorder.record(self.step, window.epoch, result, norm, self.optimizer)
         if self.scheduler is not None:

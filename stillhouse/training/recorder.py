@@ -47,13 +47,10 @@ class Recorder:
         if not self._pending:
             return
         _require_finite(step, self._pending[-1])
-        names = sorted({name for result in self._pending for name in result.parts})
-        columns = [_mean([result.loss for result in self._pending])]
-        columns += [_mean([result.parts[name] for result in self._pending if name in result.parts]) for name in names]
-        loss, *values = distributed.sum_over_ranks(torch.stack(columns)).tolist()
+        loss, parts = means_of(self._pending)
         elapsed = time.perf_counter() - self._since
         self.emit(StepLogged(
-            step, epoch=epoch, loss=loss, parts=dict(zip(names, values, strict=True)),
+            step, epoch=epoch, loss=loss, parts=parts,
             learning_rate=float(optimizer.param_groups[0]["lr"]),
             gradient_norm=None if self._norm is None else float(self._norm),
             steps_per_s=len(self._pending) / max(elapsed, 1e-9),
@@ -74,6 +71,15 @@ class Recorder:
         """Close every sink."""
         for sink in self._sinks:
             sink.close()
+
+
+def means_of(results: Sequence[StepResult]) -> tuple[float, dict[str, float]]:
+    """The loss and each term, as means over steps, of all ranks together; every rank must call it."""
+    names = sorted({name for result in results for name in result.parts})
+    columns = [_mean([result.loss for result in results])]
+    columns += [_mean([result.parts[name] for result in results if name in result.parts]) for name in names]
+    loss, *values = distributed.sum_over_ranks(torch.stack(columns)).tolist()
+    return loss, dict(zip(names, values, strict=True))
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:

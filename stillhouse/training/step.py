@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,61 @@ class StepResult:
             self.parts[prefix + name] = self.parts.get(prefix + name, 0) + value
 
 
+@final
+class WindowLoss:
+    """The loss of one optimizer step, micro-batch by micro-batch: for loops of your own.
+
+    ``of`` gives each micro-batch's share, to call ``backward()`` on. Each sum is divided once, by the count over all
+    micro-batches and ranks, so that the shares' gradients add up to what one large batch on one rank would give.
+    Declared masks are counted here, before any forward, on all ranks together. Otherwise the first micro-batch's
+    forward shows what is counted, and the rest of the window is counted by forwards without a graph, unless every unit
+    is a row.
+
+    Args:
+        plan: the experiment.
+        bundle: what is trained of it.
+        window: all micro-batches of the step, on the bundle's device where their masks are not declared.
+        progress: steps done, and how many there will be: weights may depend on it.
+        extra: further keyword arguments of both models' forwards.
+        model: called in place of the bundle, with the same arguments: the module that averages gradients over ranks.
+    """
+
+    def __init__(
+        self,
+        plan: Distillation,
+        bundle: Bundle,
+        window: Sequence[Batch],
+        progress: Progress,
+        extra: Mapping[str, Any] | None = None,
+        model: Callable[..., Any] | None = None,
+    ) -> None:
+        self.result = StepResult(torch.zeros(()))
+        """The step's loss and the terms' means, as far as shares were asked for: this rank's part of them."""
+        self._plan, self._bundle, self._window, self._progress = plan, bundle, window, progress
+        self._extra, self._model = extra or {}, bundle if model is None else model
+        self._counts = WindowCounts.declared(plan, window) if plan.declares_masks else None
+        self._prefixed = len(plan.objective.tasks()) > 1
+
+    def of(self, batch: Batch) -> Tensor:
+        """The share of a micro-batch, the window's first one first. Without a graph if no term gives a gradient.
+
+        It is multiplied by the number of ranks, for averaging gradients over ranks divides again. Raises `OutputError`.
+        """
+        objective = self._plan.objective.for_task(batch.task)
+        teacher = batch.answers
+        if teacher is None:
+            with phase("teacher"):
+                teacher = self._plan.teacher.signals(batch, objective.needs(self._progress).teacher, self._extra)
+        measured: Measured = self._model(batch, teacher, self._progress, self._extra)
+        if self._counts is None:
+            self._counts = _opaque_counts(self._plan, self._bundle, self._window, measured, self._progress, self._extra)
+        share = self._counts.share(batch.task)
+        with phase("losses"):
+            loss, parts = combine(objective, batch.task, measured, self._counts, self._progress)
+            self.result.add(share, f"{batch.task}/" if self._prefixed else "", loss, parts)
+        return torch.zeros(()) if loss is None else loss * share * distributed.world_size()
+
+
 def accumulate_gradients(
     plan: Distillation,
     model: nn.Module,
@@ -44,33 +99,15 @@ def accumulate_gradients(
     extra: Mapping[str, Any],
     scaler: torch.amp.GradScaler,
 ) -> StepResult:
-    """Leave in the parameters the gradient of the window's loss, exactly as one large batch on one rank would.
-
-    Each sum is divided once, by the count over all micro-batches and ranks. Declared masks are counted before any
-    forward. Otherwise the first micro-batch's forward shows what is counted, and the rest of the window is counted by
-    forwards without a graph, unless every unit is a row.
-    """
-    counts = WindowCounts.declared(plan, window) if plan.declares_masks else None
-    prefixed = len(plan.objective.tasks()) > 1
-    result = StepResult(torch.zeros(()))
+    """Leave in the parameters the gradient of the window's loss, exactly as one large batch on one rank would."""
+    losses = WindowLoss(plan, bundle, window, progress, extra, model)
     for i, batch in enumerate(window):
-        objective = plan.objective.for_task(batch.task)
-        teacher = batch.answers
-        if teacher is None:
-            with phase("teacher"):
-                teacher = plan.teacher.signals(batch, objective.needs(progress).teacher, extra)
         with distributed.synchronised(model, is_last=i == len(window) - 1):
-            measured: Measured = model(batch, teacher, progress, extra)
-            if counts is None:
-                counts = _opaque_counts(plan, bundle, window, measured, progress, extra)
-            share = counts.share(batch.task)
-            with phase("losses"):
-                loss, parts = combine(objective, batch.task, measured, counts, progress)
-                result.add(share, f"{batch.task}/" if prefixed else "", loss, parts)
-            if loss is not None and loss.requires_grad:
-                with phase("backward"):  # averaging over ranks divides again
-                    scaler.scale(loss * share * distributed.world_size()).backward()
-    return result
+            loss = losses.of(batch)
+            if loss.requires_grad:
+                with phase("backward"):
+                    scaler.scale(loss).backward()
+    return losses.result
 
 
 def measure(

@@ -17,7 +17,7 @@ import torch
 from typer.testing import CliRunner
 
 from stillhouse import cli
-from stillhouse.cache_dirs import signals_dir, teachers_dir
+from stillhouse.cache_dirs import given_dir, signals_dir, teachers_dir
 from stillhouse.cache_use import note_use
 from stillhouse.teachers.stores import LmdbStore, encode
 from stillhouse.units import readable_bytes
@@ -206,6 +206,24 @@ def test_prune_deletes_what_is_old_and_then_the_least_recently_used(capsys: pyte
     assert not middle.exists() and new.exists()
     assert cli.main(["cache", "prune", "--yes", "--max-size", "0"]) == 0
     assert list(new.parent.iterdir()) == [] == list(teacher.parent.iterdir())
+
+
+def test_what_was_given_as_an_object_is_told_and_goes_when_it_is_old(capsys: pytest.CaptureFixture[str]) -> None:
+    data, models = given_dir() / "data", given_dir() / "models"
+    model = models / "Bert-1f"
+    for folder in (data, model):
+        folder.mkdir(parents=True)
+    (data / "ab.parquet").write_bytes(bytes(3000))
+    (data / ".writing-cd.parquet").write_bytes(bytes(10))
+    (model / "model.safetensors").write_bytes(bytes(7000))
+    assert cli.main(["cache", "info", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [(item["kind"], item["size_bytes"]) for item in told["items"]] == [
+        ("given", 7000), ("given", 3000), ("leftover", 10)]
+    for path in (data / "ab.parquet", data / ".writing-cd.parquet"):
+        os.utime(path, (time.time() - 3 * DAY_S,) * 2)
+    assert cli.main(["cache", "prune", "--older-than", "2d", "--yes"]) == 0
+    assert list(data.iterdir()) == [] and (model / "model.safetensors").is_file()
 
 
 def test_prune_asks_first() -> None:

@@ -49,7 +49,7 @@ def without_timing(value: Any) -> Any:
     """Events and metrics without what a clock or a speed decides."""
     if isinstance(value, dict):
         return {key: without_timing(item) for key, item in value.items()
-                if not key.endswith(("_s", "_ms")) and key not in ("wall_time_s", "teacher_forwards")}
+                if not key.endswith(("_s", "_ms")) and key not in ("latency_by_batch", "teacher_forwards")}
     return value
 
 
@@ -63,7 +63,7 @@ def test_a_run_with_contrast_leaves_a_whole_run_folder(make_recipe: MakeRecipe, 
     result = run(recipe, console=console)
     assert {path.name for path in result.output.iterdir()} == {
         "recipe.yaml", "events.jsonl", "events.teacher.jsonl", "events.contrast.jsonl", "metrics.json", "checkpoints",
-        "student"}
+        "predictions.jsonl", "report.html", "student"}
     assert Recipe.from_dict(yaml.safe_load((result.output / "recipe.yaml").read_text())) == recipe
     metrics = json.loads((result.output / "metrics.json").read_text())
     assert metrics == result.metrics
@@ -137,6 +137,8 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
         torch.testing.assert_close(student_weights(resumed.output), student_weights(whole.output), rtol=0, atol=0)
         assert without_timing(resumed.metrics) == without_timing(whole.metrics)
         assert events(resumed.output) == events(whole.output)
+        kept = [(one.output / "predictions.jsonl").read_bytes() for one in (resumed, whole)]
+        assert kept[0] == kept[1]
     assert run(recipe, resume=True, console=console).metrics == resumed.metrics
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from scipy.stats import spearmanr
+from seqeval.metrics import f1_score as entity_f1
+from sklearn.metrics import f1_score
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from stillhouse.losses import BernoulliKL, EmbeddingCosine, EmbeddingMSE, LogitMSE, Loss
+from stillhouse.metrics import squad_metrics
 from stillhouse.tasks import (
     TASKS,
     MaskedLM,
@@ -33,6 +37,11 @@ Row = dict[str, Any]
 def words(draw: random.Random, most: int = 12) -> list[str]:
     """Some of them are two pieces; no vocabulary has "z"."""
     return draw.choices([*"abcdefghij", "ab", "ac", "z"], k=draw.randint(3, most))
+
+
+def share_of(key: str, said: Sequence[Row], gold: Sequence[Any]) -> float:
+    """The share of examples in which what is said under the key is right."""
+    return sum(one[key] == label for one, label in zip(said, gold, strict=True)) / len(gold)
 
 
 def text(draw: random.Random, most: int = 12) -> str:
@@ -75,6 +84,9 @@ class TestTextClassification(_Suite):
     def make_row(self, draw: random.Random, split: str) -> Row:
         return {"text": text(draw), "pair": text(draw), "label": draw.choice("xyz")}
 
+    def metric_of(self, said: Sequence[Row], gold: Sequence[Any]) -> float:
+        return share_of("label", said, gold)
+
 
 class TestSeveralLabels(_Suite):
     kind = TextClassification
@@ -82,6 +94,11 @@ class TestSeveralLabels(_Suite):
 
     def make_row(self, draw: random.Random, split: str) -> Row:
         return {"text": text(draw), "label": draw.sample("xyz", draw.randrange(4))}
+
+    def metric_of(self, said: Sequence[Row], gold: Sequence[Any]) -> float:
+        marks = [[[name in names for name in "xyz"] for names in rows]
+                 for rows in (gold, [one["labels"] for one in said])]
+        return float(f1_score(*marks, average="micro"))
 
     def make_kd_losses(self, task: Task[Any]) -> dict[str, Loss]:
         return {"bernoulli_kl": BernoulliKL(2.0), "mse": LogitMSE()}
@@ -93,6 +110,9 @@ class TestRegression(_Suite):
 
     def make_row(self, draw: random.Random, split: str) -> Row:
         return {"text": text(draw), "label": draw.random()}
+
+    def metric_of(self, said: Sequence[Row], gold: Sequence[Any]) -> float:
+        return float(spearmanr([one["score"] for one in said], gold).statistic)
 
     def make_kd_losses(self, task: Task[Any]) -> dict[str, Loss]:
         return {"mse": LogitMSE()}
@@ -106,6 +126,9 @@ class TestEntities(_Suite):
         tokens = [*words(draw), *draw.choice([[], ["\u200b"]])]  # the last has no piece
         return {"tokens": tokens, "tags": [draw.choice(["O", "B-X", "I-X"]) for _ in tokens]}
 
+    def metric_of(self, said: Sequence[Row], gold: Sequence[Any]) -> float:
+        return float(entity_f1(list(gold), [one["tags"] for one in said]))
+
 
 class TestPartsOfSpeech(_Suite):
     kind = TokenClassification
@@ -115,12 +138,19 @@ class TestPartsOfSpeech(_Suite):
         tokens = words(draw)
         return {"tokens": tokens, "tags": [draw.randrange(3) for _ in tokens]}
 
+    def metric_of(self, said: Sequence[Row], gold: Sequence[Any]) -> float:
+        pairs = [pair for one, tags in zip(said, gold, strict=True) for pair in zip(one["tags"], tags, strict=True)]
+        return sum(ours == right for ours, right in pairs) / len(pairs)
+
 
 class TestMultipleChoice(_Suite):
     kind = MultipleChoice
 
     def make_row(self, draw: random.Random, split: str) -> Row:
         return {"question": text(draw), "choices": [text(draw, 5) for _ in range(3)], "label": draw.choice("ABC")}
+
+    def metric_of(self, said: Sequence[Row], gold: Sequence[Any]) -> float:
+        return share_of("choice", said, gold)
 
 
 class TestQuestionAnswering(_Suite):
@@ -135,6 +165,9 @@ class TestQuestionAnswering(_Suite):
         start = len(" ".join(found[0])) + 1
         answer = {"text": [" ".join(found[1][:2])], "answer_start": [start]}
         return {"question": text(draw, 6), "context": context, "answers": answer}
+
+    def metric_of(self, said: Sequence[Row], gold: Sequence[Any]) -> float:
+        return squad_metrics([one["answer"] for one in said], list(gold))["f1"]
 
 
 class TestQuestionsWithoutAnAnswer(TestQuestionAnswering):
@@ -152,6 +185,9 @@ class TestSentenceEmbedding(_Suite):
         if split == "train":
             return {"text": text(draw)}
         return {"sentence1": text(draw), "sentence2": text(draw), "score": draw.random()}
+
+    def metric_of(self, said: Sequence[Row], gold: Sequence[Any]) -> float:
+        return float(spearmanr([one["score"] for one in said], gold).statistic)
 
     def make_kd_losses(self, task: Task[Any]) -> dict[str, Loss]:
         return {"cosine": EmbeddingCosine(), "mse": EmbeddingMSE()}

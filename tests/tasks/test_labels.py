@@ -94,7 +94,7 @@ def test_a_missing_file_of_names_is_named_by_its_absolute_path(
 @pytest.mark.parametrize(
     ("label", "problem"),
     [
-        (2, "row 2, column 'label': label 2 is outside 0 to 1: negative, positive$"),
+        (2, "row 2, column 'label': label 2 is outside 0 to 1: negative, positive; a model has"),
         (-1, r"row 2, column 'label': label -1 is outside 0 to 1 \(a row without a label\? leave it out\)"),
         ("Positive", "row 2, column 'label': unknown label 'Positive': did you mean 'positive'"),
         (None, "row 2, column 'label': there is no label"),
@@ -142,7 +142,7 @@ def test_names_in_train_and_numbers_in_test_are_not_guessed_together() -> None:
 def test_many_names_do_not_fill_the_screen() -> None:
     labels = Labels.of(rows(0), "label", tuple(f"name{number:03}" for number in range(150)))
     for wrong in (150, "name0"):
-        with pytest.raises(DataError, match=r"name019 and 130 more$") as caught:
+        with pytest.raises(DataError, match=r"name019 and 130 more; ") as caught:
             labels.numbers(rows(wrong))
         assert len(str(caught.value)) < 400
 

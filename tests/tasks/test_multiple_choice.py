@@ -79,7 +79,7 @@ def test_numbers_in_csv_files_are_numbers(tmp_path: Path) -> None:
     ({"label": 0.5}, "column 'label': 0.5 is none of the choices"),
     ({"label": None}, "column 'label': there is no answer"),
     ({"label": ""}, "column 'label': there is no answer"),
-    ({"choices": ["a", "b"]}, "column 'choices': the number of choices is 2, but 3 in the first row of the training"),
+    ({"choices": ["a", "b"]}, "column 'choices': the number of choices is 2, but 3 in the first row that was read"),
     ({"choices": "a"}, "column 'choices': 'a' is no list of texts"),
     ({"question": None}, "column 'question': there is no text"),
 ])

@@ -95,7 +95,8 @@ def test_questions_are_counted_not_windows(spec: Callable[..., QuestionAnswering
     assert task.num_rows == {"train": 30, "validation": 12}
     assert len(encoded) > 40
     assert encoded.lengths.max() == 24
-    assert json.loads(json.dumps(dict(task.split("train").columns))) == dict(task.split("train").columns)
+    columns = {name: list(values) for name, values in task.split("train").columns.items()}
+    assert json.loads(json.dumps(columns)) == columns
 
 
 def test_labels_are_the_answers_tokens_or_the_class_token(
@@ -170,7 +171,9 @@ def test_the_answer_is_the_best_span_of_all_windows(
 ) -> None:
     task = loaded(spec(no_answer=no_answer, max_answer_length=3))
     encoded = task.encode("train", task.load_tokenizer(encoder))
-    found = task.predictions(encoded, said(encoded, noise))
+    judgement = task.judged(encoded, said(encoded, noise))
+    found = [one["answer"] for one in judgement.said]
+    assert found == judgement.answers.tolist()
     expected, nothing = [("", -torch.inf)] * 30, [torch.inf] * 30
     split = task.split("train")
     for row in range(len(encoded)):
@@ -186,6 +189,8 @@ def test_the_answer_is_the_best_span_of_all_windows(
                     expected[number] = (split["context"][number][offsets[i][0] : offsets[j][1]], score)
     empty = [no_answer and low > score for low, (_, score) in zip(nothing, expected, strict=True)]
     assert found == ["" if none else text for none, (text, _) in zip(empty, expected, strict=True)]
+    scores = [low if none else score for none, low, (_, score) in zip(empty, nothing, expected, strict=True)]
+    assert [one["score"] for one in judgement.said] == pytest.approx(scores, rel=1e-6)
     assert all(len(text.split()) <= 3 for text in found)
     assert any(empty) == no_answer
 
@@ -217,7 +222,7 @@ def test_unanswerable_questions_are_answered_with_nothing(
     assert {"f1_has_answer", "f1_no_answer"} < set(judgement.metrics)
     assert [not text for text in judgement.answers] == [not row["answers"]["text"] for row in data]
     zeros = said(encoded, lambda batch: (torch.zeros(batch["input_ids"].shape), torch.zeros(batch["input_ids"].shape)))
-    assert all(task.predictions(encoded, zeros))  # no answer has to be better than the best one, not only as good
+    assert all(task.judged(encoded, zeros).answers)  # no answer has to be better than the best one, not only as good
 
 
 def test_nothing_wins_only_if_it_does_in_every_window(
@@ -237,7 +242,8 @@ def test_nothing_wins_only_if_it_does_in_every_window(
             start[:, 5] = 3.0
             return start, torch.zeros_like(start)
 
-        return task.predictions(encoded, said(encoded, logits))
+        found: list[str] = task.judged(encoded, said(encoded, logits)).answers.tolist()
+        return found
 
     assert predicted(3.5) == [""]
     assert predicted(2.5) == ["b"]

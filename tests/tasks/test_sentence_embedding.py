@@ -140,8 +140,9 @@ def test_the_metric_is_the_correlation_of_cosines_with_scores(write: Write, enco
 
 def test_training_texts_cannot_be_judged(task: SentenceEmbedding, encoder: str) -> None:
     encoded = task.encode("train", task.load_tokenizer(encoder))
-    with pytest.raises(OutputError, match="training texts cannot be judged"):
-        task.evaluate(task.load_model(encoder), encoded)
+    judgement = task.evaluate(task.load_model(encoder), encoded)
+    with pytest.raises(OutputError, match="texts alone cannot be judged"):
+        _ = judgement.metrics
 
 
 def test_there_are_no_labels_to_learn_from(task: SentenceEmbedding) -> None:

@@ -66,8 +66,10 @@ def test_rows_without_tags_are_still_compared_with_the_teacher(write: Write) -> 
         type(rows)({"tokens": rows["tokens"], "tags": [None] * 3}), rows))
     assert all(set(labels) == {-100} for labels in encoded.tokens["labels"])
     assert encoded.tokens["logits_mask"] == known.tokens["logits_mask"]
+    judgement = task.judged(encoded, iter([said([0, 1, 2], [[0]] * 3, 7)]))
+    assert [len(one["tags"]) for one in judgement.said] == [len(words) for words in rows["tokens"]]
     with pytest.raises(DataError, match="3 of 3 rows have no tags"):
-        task.judged(encoded, iter([said([0, 1, 2], [[0]] * 3, 7)]))
+        _ = judgement.metrics
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

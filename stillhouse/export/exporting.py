@@ -1,0 +1,208 @@
+"""From a finished run to an ONNX file that was compared with its student, judged and timed."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from onnx import defs
+from transformers import PreTrainedModel
+
+from stillhouse.errors import ConfigError
+from stillhouse.export import hub, packages
+from stillhouse.export.contenders import contenders
+from stillhouse.export.folders import INT8_MODEL, MODEL, RESULTS, require_place, size_of, written_aside
+from stillhouse.export.graphs import OLDEST_OPSET, Asked, write_graph
+from stillhouse.export.parity import TOLERANCE, Parity, compared, require_parity
+from stillhouse.export.quantizing import write_int8
+from stillhouse.export.rows import ComparedRows, rows_to_compare
+from stillhouse.export.sessions import OnnxModel, judged
+from stillhouse.export.timing import Timing, timed
+from stillhouse.finished import FinishedRun, open_run
+from stillhouse.recipe.fitting import write_json
+from stillhouse.recipe.versions import versions
+from stillhouse.tasks import Judgement
+
+TORCH, ONNX, INT8 = "torch fp32", "onnx fp32", "onnx int8"
+LARGEST_LOSS = 0.01
+"""What 8 bits may cost of the metric before a warning says so."""
+
+
+@final
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and what was measured of it.
+
+    Attributes:
+        folder: holds everything.
+        files: the bytes of ``model.onnx`` and, if it was asked for, ``model.int8.onnx``.
+        rows: what the answers were compared on, in words.
+        num_rows: how many those are.
+        parity: how far the outputs in float32 are from the student's.
+        metric: by which models of this task are chosen; higher is better.
+        metrics: of the student in torch (``"torch fp32"``), ``"onnx fp32"`` and ``"onnx int8"``; empty where nobody
+            knows what is right.
+        agreement: how far the last two answer as the first, as `Judgement.agreement` says; empty for made-up tokens.
+        latency: of the teacher, the student and the exported files, measured in turns on the CPU.
+        notes: what could not be done, and why.
+        uploaded_to: an address, if it was uploaded.
+    """
+
+    folder: Path
+    files: Mapping[str, int]
+    rows: str
+    num_rows: int
+    parity: Parity
+    metric: str
+    metrics: Mapping[str, Mapping[str, float]]
+    agreement: Mapping[str, float]
+    latency: tuple[Timing, ...]
+    notes: tuple[str, ...]
+    uploaded_to: str | None = None
+
+    @property
+    def model_path(self) -> Path:
+        """The file in float32."""
+        return self.folder / MODEL
+
+    @property
+    def int8_path(self) -> Path | None:
+        """The file in 8 bits; None if there is none."""
+        return self.folder / INT8_MODEL if INT8_MODEL in self.files else None
+
+
+def export_onnx(
+    run: str | Path | FinishedRun, *, task: str | None = None, int8: bool = False, output: str | Path | None = None,
+    opset: int | None = None, num_rows: int | None = None, push_to_hub: str | None = None,
+    tell: Callable[[str], object] = lambda text: None,
+) -> Exported:
+    """Write the student of a run as ONNX, after comparing its answers with those of the student.
+
+    Args:
+        run: a run folder, the folder of a model, or one that is open already.
+        task: of a model that does not say itself what its task is.
+        int8: also write it with weights in 8 bits.
+        output: the folder to write; ``onnx`` in the run's without. An earlier export there is replaced.
+        opset: the version of the ONNX operators; without it what torch's exporter prefers.
+        num_rows: judge the first so many rows of the test data, or else all.
+        push_to_hub: the name of a repository to upload the student and its export to.
+        tell: is told what is being done.
+
+    Warns if 8 bits cost more than 0.01 of the metric. Raises `ConfigError` before anything is exported for what cannot
+    be done here, `PlanError` for a model that cannot be exported, and `OutputError` if outputs differ by 0.001 or more.
+    After an error nothing is left in the folder, or what was there before.
+    """
+    packages.require_packages()
+    _require_opset(opset)
+    opened = run if isinstance(run, FinishedRun) else open_run(run, task=task)
+    if push_to_hub is not None:
+        hub.require_access(push_to_hub)
+    folder = _default_place(opened) if output is None else Path(output).expanduser()
+    require_place(folder)
+    with written_aside(folder) as aside:
+        exported = _Export(opened, aside, opset, int8, tell).results(num_rows)
+        write_json(aside / RESULTS, _as_dict(exported, opened))
+    exported = dataclasses.replace(exported, folder=folder)
+    if push_to_hub is None:
+        return exported
+    tell(f"uploading to {push_to_hub}")
+    return dataclasses.replace(exported, uploaded_to=hub.upload(push_to_hub, opened.student_dir, folder))
+
+
+@dataclass
+class _Export:
+    """One export on its way, into a folder that is nobody's yet."""
+
+    run: FinishedRun
+    folder: Path
+    opset: int | None
+    int8: bool
+    tell: Callable[[str], object]
+
+    def results(self, num_rows: int | None) -> Exported:
+        """Write both files, and measure them."""
+        student = self.run.load_student()
+        rows = rows_to_compare(self.run, student, num_rows)
+        notes = [f"{rows.note}; answers were compared on {rows.source}"] if rows.note else []
+        graphs = self._written(student, rows)
+        self.tell(f"comparing answers on {rows.source}")
+        parity = compared(Asked(student, rows.task, rows.encoded.batch([0])), graphs[ONNX], rows.encoded,
+                          per_token=rows.task.predicts in ("tokens", "spans"))
+        require_parity(parity)
+        answers = self._judged(student, graphs, rows)
+        self.tell("measuring how long answers take")
+        paths = {name: (graph, self._path(name)) for name, graph in graphs.items()}
+        with contenders(self.run, student, paths, rows) as (found, note):
+            latency = tuple(timed(found))
+        metrics = {name: answer.metrics for name, answer in answers.items()} if rows.has_labels else {}
+        _warn_of_loss(metrics, rows.task.metric)
+        return Exported(
+            self.folder, {path.name: size_of(path) for _, path in paths.values()}, rows.source, len(rows.encoded),
+            parity, rows.task.metric, metrics,
+            {name: answer.agreement(answers[TORCH]) for name, answer in answers.items() if name != TORCH}, latency,
+            (*notes, *([note] if note else [])))
+
+    def _written(self, student: PreTrainedModel, rows: ComparedRows) -> dict[str, OnnxModel]:
+        self.tell("writing the student as ONNX")
+        write_graph(student, rows.task, rows.encoded.batch([0]), self._path(ONNX), self.opset)
+        names = [ONNX]
+        if self.int8:
+            self.tell("quantizing its weights")
+            write_int8(self._path(ONNX), self._path(INT8))
+            names.append(INT8)
+        self.run.tokenizer().save_pretrained(self.folder)
+        student.config.save_pretrained(self.folder)
+        return {name: OnnxModel(self._path(name), torch.get_num_threads()) for name in names}
+
+    def _judged(self, student: PreTrainedModel, graphs: Mapping[str, OnnxModel],
+                rows: ComparedRows) -> dict[str, Judgement]:
+        """The answers of each to the rows; none to made-up tokens, which mean nothing."""
+        if rows.examples is None:
+            return {}
+        return {TORCH: rows.task.evaluate(student, rows.encoded),
+                **{name: judged(graph, rows.task, rows.encoded) for name, graph in graphs.items()}}
+
+    def _path(self, name: str) -> Path:
+        return self.folder / {ONNX: MODEL, INT8: INT8_MODEL}[name]
+
+
+def _warn_of_loss(metrics: Mapping[str, Mapping[str, float]], metric: str) -> None:
+    if INT8 not in metrics:
+        return
+    before, after = metrics[TORCH][metric], metrics[INT8][metric]
+    if before - after > LARGEST_LOSS:
+        warnings.warn(f"8 bits cost {before - after:.4f} of the {metric} ({before:.4f} before, {after:.4f} after); use "
+                      f"{MODEL} where that is too much", stacklevel=4)
+
+
+def _default_place(run: FinishedRun) -> Path:
+    if not run.path.is_dir():
+        raise ConfigError(f"the model {run.path} is on the hub, so that there is no folder to put its export into; "
+                          "name one: --output FOLDER")
+    return run.path / "onnx"
+
+
+def _require_opset(opset: int | None) -> None:
+    newest = defs.onnx_opset_version()
+    if opset is not None and not OLDEST_OPSET <= opset <= newest:
+        raise ConfigError(f"--opset {opset}: torch's exporter writes operators of version {OLDEST_OPSET} or later, and "
+                          f"the package onnx here knows none after {newest}; give a number between, or leave it out")
+
+
+def _as_dict(exported: Exported, run: FinishedRun) -> dict[str, Any]:
+    """The content of ``export.json``."""
+    return {
+        "format": "onnx", "task": run.task.name, "metric": exported.metric, "files": dict(exported.files),
+        "rows": {"source": exported.rows, "number": exported.num_rows},
+        "parity": {"max_difference": exported.parity.max_difference, "tolerance": TOLERANCE,
+                   "batches": [list(shape) for shape in exported.parity.batches]},
+        "metrics": exported.metrics, "agreement": exported.agreement,
+        "latency": [dataclasses.asdict(one) for one in exported.latency],
+        "device": "cpu", "threads": torch.get_num_threads(), "notes": list(exported.notes),
+        "versions": {**versions(), **packages.versions()},
+    }

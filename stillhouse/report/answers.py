@@ -1,0 +1,282 @@
+"""What models answer in each task: when two answers are the same, which is right, and how they are told.
+
+Values are those of ``predictions.jsonl``: what a model *said* is a mapping, *gold* is a name, a list or a number.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+from stillhouse.report.run_files import Line, RunFiles
+
+Said = Mapping[str, Any]
+
+NOTHING = "(nothing)"
+_SURE_FIRST = "those that both are sure of first"
+
+_Measure = Callable[[Sequence[str], Sequence[Sequence[str]]], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One thing that models chose: the right one if that is known, and what each chose with which confidence."""
+
+    gold: str | None
+    teacher: str | None
+    teacher_confidence: float | None
+    student: str
+    student_confidence: float
+
+
+class AnswerKind(abc.ABC):
+    """The answers of a task. Abstract: the final classes below are one for each kind."""
+
+    of_what: ClassVar[str] = "rows"
+    has_classes: ClassVar[bool] = False
+    """Whether answers are names from a list, so that they can be counted by class."""
+    hardest_first: ClassVar[str] = "the largest difference first"
+    """The order of `gap`, for people."""
+    is_number: ClassVar[bool] = False
+    """Whether answers are numbers, which are near or far instead of the same or not."""
+
+    @abc.abstractmethod
+    def same(self, one: Said, other: Said) -> bool:
+        """Whether two models answered alike."""
+
+    @abc.abstractmethod
+    def right(self, said: Said, gold: Any) -> bool:
+        """Whether an answer is right."""
+
+    @abc.abstractmethod
+    def told(self, said: Said) -> str:
+        """The answer for people."""
+
+    @abc.abstractmethod
+    def gold_told(self, gold: Any) -> str:
+        """The label for people."""
+
+    @abc.abstractmethod
+    def gap(self, teacher: Said, student: Said) -> float:
+        """How remarkable it is that these differ; larger is more."""
+
+    @abc.abstractmethod
+    def confidence(self, said: Said) -> float | None:
+        """How sure the model says it is, 0 to 1; None if it does not say."""
+
+    @abc.abstractmethod
+    def choices(self, line: Line) -> Iterator[Choice]:
+        """The single choices in a row's answers, for calibration and confusion; none where there are no classes."""
+
+
+@final
+class SingleLabel(AnswerKind):
+    """``{"label": NAME, "confidence": P}``."""
+
+    has_classes = True
+    hardest_first = _SURE_FIRST
+
+    def same(self, one: Said, other: Said) -> bool:
+        return bool(one["label"] == other["label"])
+
+    def right(self, said: Said, gold: Any) -> bool:
+        return bool(said["label"] == gold)
+
+    def told(self, said: Said) -> str:
+        return str(said["label"])
+
+    def gold_told(self, gold: Any) -> str:
+        return str(gold)
+
+    def gap(self, teacher: Said, student: Said) -> float:
+        return float(teacher["confidence"]) * float(student["confidence"])
+
+    def confidence(self, said: Said) -> float | None:
+        return float(said["confidence"])
+
+    def choices(self, line: Line) -> Iterator[Choice]:
+        yield _choice(line, "label")
+
+
+@final
+class OneOfSeveral(AnswerKind):
+    """``{"choice": NUMBER, "confidence": P}`` of a multiple choice; files count from 0, people from 1."""
+
+    of_what = "questions"
+    hardest_first = _SURE_FIRST
+
+    def same(self, one: Said, other: Said) -> bool:
+        return bool(one["choice"] == other["choice"])
+
+    def right(self, said: Said, gold: Any) -> bool:
+        return bool(said["choice"] == gold)
+
+    def told(self, said: Said) -> str:
+        return self.gold_told(said["choice"])
+
+    def gold_told(self, gold: Any) -> str:
+        return f"choice {int(gold) + 1}"
+
+    def gap(self, teacher: Said, student: Said) -> float:
+        return float(teacher["confidence"]) * float(student["confidence"])
+
+    def confidence(self, said: Said) -> float | None:
+        return float(said["confidence"])
+
+    def choices(self, line: Line) -> Iterator[Choice]:
+        yield _choice(line, "choice")
+
+
+@final
+class LabelSet(AnswerKind):
+    """``{"labels": [NAME, ...], "probabilities": {NAME: P}}``: any number of labels a row."""
+
+    has_classes = True
+
+    def same(self, one: Said, other: Said) -> bool:
+        return set(one["labels"]) == set(other["labels"])
+
+    def right(self, said: Said, gold: Any) -> bool:
+        return set(said["labels"]) == set(gold)
+
+    def told(self, said: Said) -> str:
+        return self.gold_told(said["labels"])
+
+    def gold_told(self, gold: Any) -> str:
+        return ", ".join(map(str, gold)) or NOTHING
+
+    def gap(self, teacher: Said, student: Said) -> float:
+        different = set(teacher["labels"]) ^ set(student["labels"])
+        teachers, students = teacher.get("probabilities", {}), student.get("probabilities", {})
+        return float(sum(abs(teachers.get(name, 0.0) - students.get(name, 0.0)) for name in different))
+
+    def confidence(self, said: Said) -> float | None:
+        return None
+
+    def choices(self, line: Line) -> Iterator[Choice]:
+        yield from ()
+
+
+@final
+class Score(AnswerKind):
+    """``{"score": NUMBER}``: of a regression, or the cosine of a pair's embeddings."""
+
+    is_number = True
+
+    def same(self, one: Said, other: Said) -> bool:
+        return math.isclose(one["score"], other["score"])
+
+    def right(self, said: Said, gold: Any) -> bool:
+        return math.isclose(said["score"], gold)
+
+    def told(self, said: Said) -> str:
+        return f"{said['score']:.3g}"
+
+    def gold_told(self, gold: Any) -> str:
+        return f"{gold:.3g}"
+
+    def gap(self, teacher: Said, student: Said) -> float:
+        return abs(float(teacher["score"]) - float(student["score"]))
+
+    def confidence(self, said: Said) -> float | None:
+        return None
+
+    def choices(self, line: Line) -> Iterator[Choice]:
+        yield from ()
+
+
+@final
+class Span(AnswerKind):
+    """``{"answer": TEXT}`` of a question; the label is a list of right answers, empty if there is none.
+
+    Answers are compared as the task's measure does, in the given language (see `stillhouse.metrics`).
+    """
+
+    of_what = "questions"
+
+    def __init__(self, language: str) -> None:
+        from stillhouse.metrics.question_answering import cmrc_metrics, squad_metrics  # they need torch
+
+        self._measure: _Measure = cmrc_metrics if language == "zh" else squad_metrics
+
+    def same(self, one: Said, other: Said) -> bool:
+        return self.right(one, [other["answer"]])
+
+    def right(self, said: Said, gold: Any) -> bool:
+        return self._score(said, gold, "exact_match") == 1
+
+    def told(self, said: Said) -> str:
+        return str(said["answer"]) or NOTHING
+
+    def gold_told(self, gold: Any) -> str:
+        return " / ".join(dict.fromkeys(map(str, gold))) or NOTHING
+
+    def gap(self, teacher: Said, student: Said) -> float:
+        return 1 - self._score(student, [teacher["answer"]], "f1")
+
+    def confidence(self, said: Said) -> float | None:
+        return None
+
+    def choices(self, line: Line) -> Iterator[Choice]:
+        yield from ()
+
+    def _score(self, said: Said, gold: Sequence[str], name: str) -> float:
+        return float(self._measure([said["answer"]], [list(gold)])[name])
+
+
+@final
+class Tags(AnswerKind):
+    """``{"tags": [NAME, ...], "confidence": [P, ...]}``, one a word. A choice is that of one word."""
+
+    of_what = "sentences"
+    has_classes = True
+    hardest_first = "those with many words on which both are sure first"
+
+    def same(self, one: Said, other: Said) -> bool:
+        return list(one["tags"]) == list(other["tags"])
+
+    def right(self, said: Said, gold: Any) -> bool:
+        return list(said["tags"]) == list(gold)
+
+    def told(self, said: Said) -> str:
+        return " ".join(said["tags"])
+
+    def gold_told(self, gold: Any) -> str:
+        return " ".join(gold)
+
+    def gap(self, teacher: Said, student: Said) -> float:
+        sides = zip(teacher["tags"], student["tags"], teacher["confidence"], student["confidence"], strict=True)
+        return float(sum(sure_T * sure_S for tag_T, tag_S, sure_T, sure_S in sides if tag_T != tag_S))
+
+    def confidence(self, said: Said) -> float | None:
+        return None
+
+    def choices(self, line: Line) -> Iterator[Choice]:
+        student, teacher, gold = line["student"], line.get("teacher"), line.get("label")
+        for i, tag in enumerate(student["tags"]):
+            yield Choice(
+                None if gold is None else str(gold[i]), None if teacher is None else str(teacher["tags"][i]),
+                None if teacher is None else float(teacher["confidence"][i]), str(tag),
+                float(student["confidence"][i]))
+
+
+def kind_of_answers(run: RunFiles) -> AnswerKind | None:
+    """The kind of a run's answers; None for a task whose answers are not kept, such as masked-lm."""
+    if run.task == "question-answering":
+        return Span(str(run.data.get("language", "en")))
+    kinds: dict[str, AnswerKind] = {
+        "text-classification": {"multi": LabelSet(), "regression": Score()}.get(
+            str(run.data.get("labels", "single")), SingleLabel()),
+        "token-classification": Tags(), "multiple-choice": OneOfSeveral(), "sentence-embedding": Score(),
+    }
+    return kinds.get(run.task)
+
+
+def _choice(line: Line, key: str) -> Choice:
+    student, teacher, gold = line["student"], line.get("teacher"), line.get("label")
+    return Choice(
+        None if gold is None else str(gold), None if teacher is None else str(teacher[key]),
+        None if teacher is None else float(teacher["confidence"]), str(student[key]), float(student["confidence"]))
