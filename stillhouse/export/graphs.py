@@ -25,7 +25,7 @@ OLDEST_OPSET = 18
 """The oldest operators that torch's exporter writes."""
 SENTENCE_EMBEDDING = "sentence_embedding"
 _ORDER = ("input_ids", "attention_mask", "token_type_ids")
-_TALKATIVE = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+_TALKATIVE = ("torch.onnx", "torch.export", "torch.__trace", "onnxscript", "onnx_ir")
 _LARGEST_IN_ONE_FILE_BYTES = 1_800_000_000  # a protobuf message ends at 2 GiB
 _EXAMPLE_ROWS, _EXAMPLE_CHOICES, _EXAMPLE_LENGTH = 2, 3, 7  # all different and none 1, which would be taken as fixed
 
@@ -82,11 +82,21 @@ def write_graph(model: nn.Module, task: Task[Any], batch: Mapping[str, Any], pat
             graph = program.model.graph
             for value in [value for value in graph.inputs if not value.uses()]:
                 graph.inputs.remove(value)
+            _forget_where_it_is_from(graph)
             program.save(str(path), external_data=size_bytes(model) > _LARGEST_IN_ONE_FILE_BYTES)
     except (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         raise PlanError(f"{type(model).__name__} cannot be written as ONNX: {_reason(error)}; use it in torch, or "
                         "distil a student of a family that can be exported, such as BERT, RoBERTa, DistilBERT, "
                         "ELECTRA, DeBERTa or ModernBERT") from error
+
+
+def _forget_where_it_is_from(graph: Any) -> None:
+    """Take out the exporter's notes for its authors: stack traces with folders of this machine, and long."""
+    graph.metadata_props.clear()
+    for noted in (*graph.inputs, *graph.initializers.values(), *graph):
+        noted.metadata_props.clear()
+    for value in (value for node in graph for value in node.outputs):
+        value.metadata_props.clear()
 
 
 def _examples(asked: Asked) -> tuple[Tensor, ...]:

@@ -104,8 +104,8 @@ def int8_dynamic(model: Model) -> Model:
     # Not its subclasses: whoever made one may read its weights directly.
     found = {name: module for name, module in encoder.named_modules() if type(module) is nn.Linear}
     if not found:
-        raise PlanError(f"a {type(model).__name__} has no linear layers, so there is nothing that int8-dynamic could "
-                        "quantize; leave quantization out")
+        raise PlanError(f"a {type(model).__name__} has no layers of torch.nn.Linear, so there is nothing that "
+                        "int8-dynamic could quantize; leave quantization out")
     for name, linear in found.items():
         path, _, last = name.rpartition(".")
         setattr(encoder.get_submodule(path), last, Int8Linear(linear))

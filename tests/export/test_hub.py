@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from huggingface_hub import constants
 
 from stillhouse.errors import ConfigError
 from stillhouse.export import exporting, hub
+from stillhouse.finished import open_run
 from tests.export.tiny_runs import Run
 
 
@@ -77,3 +79,11 @@ def test_nothing_is_exported_for_a_hub_that_cannot_be_reached(fake: FakeHub, fre
         exporting.export_onnx(fresh_run.path, push_to_hub="me/mine")
     assert fake.calls == []
     assert not (fresh_run.path / "onnx").exists()
+
+
+def test_a_model_of_the_hub_needs_a_folder_and_is_there_already(fake: FakeHub, fresh_run: Run, tmp_path: Path) -> None:
+    away = dataclasses.replace(open_run(fresh_run.student), path=Path("me/model"), student_dir=Path("me/model"))
+    with pytest.raises(ConfigError, match=r"the model me/model is on the hub.* --output FOLDER"):
+        exporting.export_onnx(away)
+    with pytest.raises(ConfigError, match="the model me/model is on the hub already"):
+        exporting.export_onnx(away, output=tmp_path / "there", push_to_hub="me/mine")
