@@ -15,7 +15,8 @@ from benchmarks.setting import write_rows
 @pytest.mark.runs
 def test_it_runs_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output, rows = tmp_path / "gpu.json", tmp_path / "rows.jsonl"
-    write_rows(rows, [{"sentence": "a good film", "label": 1}, {"sentence": "too long , and dull", "label": 0}])
+    write_rows(rows, [{"sentence": f"{name} made a {kind} film", "label": int(kind == "good")}
+                      for name in "abcdefghijklmnopqrstuvwxyz" for kind in ("good", "dull", "long", "short")])
     gpu.main(["--quick", "--rows", str(rows), "--output", str(output)])
     figures = json.loads(output.read_text(encoding="utf-8"))["figures"]
     assert figures["left_out"] == [] and figures["peak"]["measured_tflops"] > 0
