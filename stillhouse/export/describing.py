@@ -24,7 +24,7 @@ def _quality(exported: Exported) -> list[str]:
         return []
     values = ", ".join(f"{values[exported.metric]:.4f} in {name}" for name, values in exported.metrics.items())
     shares = ", ".join(f"{share:.4f} in {name}" for name, share in exported.agreement.items())
-    return [f"{exported.metric} on {exported.rows} ({exported.num_rows:,} rows): {values}",
+    return [f"{exported.metric} on {exported.num_rows:,} rows of {exported.rows}: {values}",
             f"agreement with {TORCH}: {shares}"]
 
 

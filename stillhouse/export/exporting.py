@@ -143,7 +143,7 @@ class _Export:
         with contenders(self.run, student, paths, rows) as (found, note):
             latency = tuple(timed(found))
         return Exported(
-            self.folder, {path.name: size_of(path) for _, path in paths.values()}, rows.source, len(rows.encoded),
+            self.folder, {path.name: size_of(path) for _, path in paths.values()}, rows.source, len(rows),
             parity, rows.task.metric,
             {name: answer.metrics for name, answer in answers.items()} if rows.has_labels else {},
             {name: answer.agreement(answers[TORCH]) for name, answer in answers.items() if name != TORCH}, latency,

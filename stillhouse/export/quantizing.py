@@ -29,13 +29,28 @@ def write_int8(path: Path, int8_path: Path, *, spare_narrowing: bool = False) ->
         spare_narrowing: leave matrices as they are that give fewer features than they read, such as the second one of
             a feed-forward block: what they read has the largest outliers, which 8 bits for a whole batch suit least.
     """
-    spared = _narrowing(onnx.load(path, load_external_data=False).graph) if spare_narrowing else []
+    model = onnx.load(path)
+    _turn_weights(model.graph)
+    spared = _narrowing(model.graph) if spare_narrowing else []
     with _quiet():
-        quantize_dynamic(str(path), str(int8_path), op_types_to_quantize=["MatMul", "Gemm", "LSTM"], per_channel=True,
+        quantize_dynamic(model, str(int8_path), op_types_to_quantize=["MatMul", "Gemm", "LSTM"], per_channel=True,
                          reduce_range=True, weight_type=QuantType.QInt8, nodes_to_exclude=spared)
     model = onnx.load(int8_path)
     _quantize_embeddings(model.graph)
     onnx.save(model, int8_path)
+
+
+def _turn_weights(graph: GraphProto) -> None:
+    """Matrices that are turned as the graph runs, such as embeddings that are the output layer, too, as turned ones."""
+    weights = {one.name: one for one in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "Transpose" and node.input[0] in weights]:
+        order = next((list(each.ints) for each in node.attribute if each.name == "perm"), None)
+        turned = np.ascontiguousarray(np.transpose(numpy_helper.to_array(weights[node.input[0]]), order))
+        graph.initializer.append(numpy_helper.from_array(turned, node.output[0]))
+        graph.node.remove(node)
+    read = {name for node in graph.node for name in node.input}
+    for name in weights.keys() - read:
+        graph.initializer.remove(weights[name])
 
 
 def _narrowing(graph: GraphProto) -> list[str]:

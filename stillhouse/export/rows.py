@@ -39,6 +39,9 @@ class ComparedRows:
     has_labels: bool = False
     note: str = ""
 
+    def __len__(self) -> int:
+        return len(self.encoded if self.examples is None else self.examples)
+
 
 def rows_to_compare(run: FinishedRun, model: PreTrainedModel, limit: int | None) -> ComparedRows:
     """The run's test data, or its validation data where there is none; without them what is nearest.
@@ -53,10 +56,10 @@ def rows_to_compare(run: FinishedRun, model: PreTrainedModel, limit: int | None)
         _require_same_labels(task, run.task)
         split = "test" if "test" in task.num_rows else "validation"
         examples = _first(task.split(split), limit)
-        first = "" if len(examples) == task.num_rows[split] else f"the first {len(examples):,} rows of "
-        return ComparedRows(f"{first}the {split} data", task, task.encoded(examples, tokenizer), examples, True)
+        return ComparedRows(f"the {split} data", task, task.encoded(examples, tokenizer), examples, True)
     except StillhouseError as error:
-        note = f"the data of the run cannot be read any more ({_first_line(error)})"
+        note = (f"the data of the run cannot be read from here ({_first_line(error)}); paths that are relative are "
+                "looked for in the current directory")
     kept = _kept_texts(run, limit)
     if kept is None:
         return _made_up(run.task, model, tokenizer, note)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.export.tiny_runs import KINDS, Run, make_run
 
-for package in ("onnx", "onnxscript", "onnxruntime"):
-    pytest.importorskip(package)
-
-from stillhouse.export import Exported, export_onnx  # noqa: E402 - it needs these packages
+if TYPE_CHECKING:
+    from stillhouse.export import Exported
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +31,8 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
 @pytest.fixture(scope="session")
 def exported_of(run_of: Callable[[str], Run]) -> Callable[[str], Exported]:
     """What was exported of it, 8 bits too; not to be changed."""
+    from stillhouse.export import export_onnx
+
     made: dict[str, Exported] = {}
 
     def get(kind: str) -> Exported:

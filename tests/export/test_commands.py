@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")  # which needs onnx
+
 import typer
 from typer.testing import CliRunner
 
@@ -31,7 +35,7 @@ def test_it_prints_what_was_measured(exported_of: Callable[[str], Exported], mon
     result = CliRunner().invoke(app, ["a-run", "--format", "onnx", "--int8", "--output", "there", "--rows", "9"])
     assert result.exit_code == 0, result.output
     assert (asked["run"], asked["int8"], asked["output"], asked["num_rows"]) == ("a-run", True, Path("there"), 9)
-    assert "accuracy on the test data (40 rows):" in result.output
+    assert "accuracy on 40 rows of the test data:" in result.output
     before, after = exported.metrics["torch fp32"]["accuracy"], exported.metrics["onnx int8"]["accuracy"]
     assert f"{before:.4f} in torch fp32" in result.output
     assert f"{after:.4f} in onnx int8" in result.output

@@ -9,10 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")  # which needs onnx
+
 import numpy as np
 import onnx
 import onnxruntime
-import pytest
 import torch
 from transformers import AutoTokenizer
 
@@ -102,7 +106,7 @@ def test_eight_bits_make_the_file_smaller(kind: str, exported_of: ExportedOf) ->
     exported = exported_of(kind)
     assert exported.int8_path is not None
     sizes = {path: path.stat().st_size for path in (exported.model_path, exported.int8_path)}
-    assert sizes[exported.int8_path] < 0.6 * sizes[exported.model_path]
+    assert sizes[exported.int8_path] < 0.7 * sizes[exported.model_path]
     assert exported.files == {path.name: size for path, size in sizes.items()}
 
 
@@ -155,7 +159,7 @@ def test_an_earlier_export_is_replaced_as_a_whole(fresh_run: Run, exported_of: E
     shutil.copytree(exported_of("single").folder, tmp_path / "there")
     told: list[str] = []
     again = export_onnx(fresh_run.path, output=tmp_path / "there", num_rows=3, tell=told.append)
-    assert (again.rows, again.num_rows, again.int8_path) == ("the first 3 rows of the test data", 3, None)
+    assert (again.rows, again.num_rows, again.int8_path) == ("the test data", 3, None)
     assert not (tmp_path / "there/model.int8.onnx").exists()
     assert json.loads((tmp_path / "there/export.json").read_text("utf-8"))["rows"]["number"] == 3
     assert any("writing the student" in line for line in told)

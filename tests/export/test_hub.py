@@ -6,8 +6,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")  # which needs onnx
+
+import huggingface_hub
 from huggingface_hub import constants
 
 from stillhouse.errors import ConfigError

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import pytest
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")  # which needs onnx
+
 import torch
 from torch import Tensor, nn
 

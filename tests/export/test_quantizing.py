@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")  # which needs onnx
+
 import numpy as np
 import onnx
 import onnxruntime
-import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from stillhouse.export.quantizing import write_int8
@@ -16,17 +20,24 @@ from stillhouse.export.quantizing import write_int8
 WORDS, WIDTH, LABELS = 300, 16, 24
 
 
-def write(path: Path, weights: dict[str, np.ndarray[Any, Any]], *, tied: bool = False) -> None:
-    """Ids -> embedding -> a matrix that widens -> one that narrows; ``tied``: the whole table is read, too."""
+def write(path: Path, weights: dict[str, np.ndarray[Any, Any]], also: str = "") -> None:
+    """Ids -> embedding -> a matrix that widens -> one that narrows.
+
+    ``also``: the table is turned to be an output layer, or its sum is asked for.
+    """
     nodes = [helper.make_node("Gather", ["table", "ids"], ["states"], name="look up"),
              helper.make_node("MatMul", ["states", "wide"], ["wider"], name="widen"),
              helper.make_node("MatMul", ["wider", "narrow"], ["logits"], name="narrow")]
-    if tied:
-        nodes.append(helper.make_node("Transpose", ["table"], ["turned"], name="turn"))
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "length", LABELS])]
+    if also == "output layer":
+        nodes += [helper.make_node("Transpose", ["table"], ["turned"], name="turn", perm=[1, 0]),
+                  helper.make_node("MatMul", ["states", "turned"], ["scores"], name="score")]
+        outputs.append(helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", "length", WORDS]))
+    elif also == "sum":
+        nodes.append(helper.make_node("ReduceSum", ["table"], ["sum"], name="sum"))
     graph = helper.make_graph(
         nodes, "tiny", [helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "length"])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "length", LABELS])],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()])
+        outputs, [numpy_helper.from_array(value, name) for name, value in weights.items()])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
 
 
@@ -40,9 +51,9 @@ def weights() -> dict[str, np.ndarray[Any, Any]]:
             "narrow": draw.normal(size=(64, LABELS)).astype(np.float32)}
 
 
-def answers(path: Path, ids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def answers(path: Path, ids: np.ndarray[Any, Any], output: str = "logits") -> np.ndarray[Any, Any]:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    found: np.ndarray[Any, Any] = session.run(None, {"ids": ids})[0]
+    found: np.ndarray[Any, Any] = session.run([output], {"ids": ids})[0]
     return found
 
 
@@ -81,9 +92,22 @@ def test_matrices_that_narrow_can_be_spared(tmp_path: Path, weights: dict[str, n
 
 def test_a_table_of_which_more_is_read_than_rows_is_left(tmp_path: Path,
                                                          weights: dict[str, np.ndarray[Any, Any]]) -> None:
-    write(tmp_path / "a.onnx", weights, tied=True)
+    write(tmp_path / "a.onnx", weights, "sum")
     write_int8(tmp_path / "a.onnx", tmp_path / "b.onnx", spare_narrowing=True)
     assert types(tmp_path / "b.onnx")["table"] == TensorProto.FLOAT
     ids = np.array([[3, 9, 200]])
     wanted, found = (answers(tmp_path / name, ids) for name in ("a.onnx", "b.onnx"))
     assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
+def test_embeddings_that_are_the_output_layer_are_quantized_as_both(tmp_path: Path,
+                                                                    weights: dict[str, np.ndarray[Any, Any]]) -> None:
+    weights["table"][7] /= 1000
+    write(tmp_path / "a.onnx", weights, "output layer")
+    write_int8(tmp_path / "a.onnx", tmp_path / "b.onnx")
+    large = [one for one in onnx.load(tmp_path / "b.onnx").graph.initializer if np.prod(one.dims) == WORDS * WIDTH]
+    assert [one.data_type for one in large] == [TensorProto.INT8] * 2
+    ids = np.array([[3, 9, 200]])
+    for output in ("logits", "scores"):
+        wanted, found = (answers(tmp_path / name, ids, output) for name in ("a.onnx", "b.onnx"))
+        assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 
@@ -27,7 +28,12 @@ def write_predictions(run: Run) -> list[str]:
 def test_the_test_data_comes_first_and_a_limit_is_told(fresh_run: Run) -> None:
     assert (rows_of(fresh_run).source, len(rows_of(fresh_run).encoded)) == ("the test data", 40)
     found = rows_of(fresh_run, 5)
-    assert (found.source, len(found.encoded), found.has_labels) == ("the first 5 rows of the test data", 5, True)
+    assert (found.source, len(found), len(found.encoded), found.has_labels) == ("the test data", 5, 5, True)
+
+
+def test_a_pair_of_sentences_is_one_row(run_of: Callable[[str], Run]) -> None:
+    found = rows_of(run_of("sentences"))
+    assert (len(found), len(found.encoded)) == (40, 80)
 
 
 def test_without_data_the_kept_texts_are_compared(fresh_run: Run) -> None:
