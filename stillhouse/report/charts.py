@@ -135,7 +135,7 @@ def trade_off(title: str, marks: Sequence[Mark], x_label: str, y_label: str, not
             made.axes.annotate(
                 mark.name, (mark.x.mean, mark.y.mean), xytext=(7 if on_the_left else -7, -11 if mark.is_teacher else 5),
                 textcoords="offset points", ha="left" if on_the_left else "right", color=svg.INK)
-        _logarithmic(made.axes, "x", xs)
+        _logarithmic(made.axes, "x", [end for mark in marks for end in _ends(mark.x)])
         made.axes.margins(y=0.18)
         _label(made.axes, x_label, y_label)
     keys = [Key("teacher", svg.VARIABLES[svg.TEACHER], marker="diamond")] if any(m.is_teacher for m in marks) else []
@@ -154,6 +154,12 @@ def scores(title: str, pairs: Points, x_label: str, y_label: str, color: str) ->
 
 def _bar(one: Spread) -> list[float] | None:
     return [one.deviation] if one.deviation else None
+
+
+def _ends(one: Spread) -> tuple[float, float]:
+    """Where its bar ends; above 0, as a logarithmic scale needs it."""
+    deviation = one.deviation or 0.0
+    return max(one.mean - deviation, one.mean / 4), one.mean + deviation
 
 
 def _label(axes: Axes, x_label: str, y_label: str) -> None:
