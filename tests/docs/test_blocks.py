@@ -135,8 +135,12 @@ def test_what_a_page_says_wrongly_is_found(text: str, problem: str, folder: Path
 
 
 def test_what_is_marked_is_not_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = blocks_in("<!-- not run: it has no end -->\n```python\nmissing\n```", "page.md")
-    Page(folder, monkeypatch, runs_commands=True).take(block)
+    marked, plain = blocks_in("<!-- not run: a reason -->\n```python\nfirst = 1\n```\n```python\nsecond = 2\n```",
+                              "page.md")
+    reader = Page(folder, monkeypatch, runs_commands=True)
+    reader.take(marked)
+    reader.take(plain)
+    assert "first" not in reader.names and reader.names["second"] == 2
 
 
 @pytest.mark.parametrize("page", sorted(RUN_ELSEWHERE))

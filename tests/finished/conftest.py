@@ -6,7 +6,7 @@ import io
 import json
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,68 +18,18 @@ from transformers import BertConfig, BertModel, BertTokenizer
 from stillhouse.recipe import Recipe, run
 from stillhouse.tasks import TASKS
 from stillhouse.tasks.pretrained import quiet_transformers, save_pretrained
+from tests.task_rows import Kind, Row, kinds
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij", "##b", "##c"]
 ROWS = {"train": 24, "validation": 8, "test": 14}
 
-Row = dict[str, Any]
 
-
-def words(draw: random.Random, most: int = 8) -> list[str]:
+def words(draw: random.Random, most: int) -> list[str]:
     """Some of them are two pieces; no vocabulary has "z"."""
     return draw.choices([*"abcdefghij", "ab", "ac", "z"], k=draw.randint(3, most))
 
 
-def text(draw: random.Random, most: int = 8) -> str:
-    return " ".join(words(draw, most))
-
-
-def question(draw: random.Random, split: str) -> Row:
-    parts = [words(draw) for _ in range(3)]
-    start = len(" ".join(parts[0])) + 1
-    answer = {"text": [" ".join(parts[1][:2])], "answer_start": [start]}
-    return {"question": text(draw, 5), "context": " ".join(" ".join(part) for part in parts), "answers": answer}
-
-
-def sentence(draw: random.Random, split: str) -> Row:
-    if split == "train":
-        return {"text": text(draw)}
-    return {"sentence1": text(draw), "sentence2": text(draw), "score": round(draw.random(), 3)}
-
-
-def tagged(draw: random.Random, split: str) -> Row:
-    found = words(draw)
-    return {"tokens": found, "tags": [draw.choice(["O", "B-X", "I-X"]) for _ in found]}
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A task, its settings, and how a row is drawn."""
-
-    task: str
-    row: Callable[[random.Random, str], Row]
-    data: Mapping[str, Any] = field(default_factory=dict)
-    distillation: Mapping[str, Any] = field(default_factory=dict)
-
-
-KINDS = {
-    "single": Kind("text-classification",
-                   lambda draw, split: {"note": text(draw), "more": text(draw), "colour": draw.choice("xyz")},
-                   {"text": "note", "text_pair": "more", "label": "colour", "label_names": ["x", "y", "z"]}),
-    "multi": Kind("text-classification",
-                  lambda draw, split: {"text": text(draw), "label": draw.sample("xyz", draw.randrange(4))},
-                  {"labels": "multi", "label_names": ["x", "y", "z"]}, {"loss": "bernoulli_kl"}),
-    "regression": Kind("text-classification",
-                       lambda draw, split: {"text": text(draw), "label": round(draw.random(), 3)},
-                       {"labels": "regression"}, {"loss": "mse"}),
-    "tags": Kind("token-classification", tagged, {"label_names": ["O", "B-X", "I-X"]}),
-    "questions": Kind("question-answering", question,
-                      {"stride": 3, "max_question_length": 6, "max_answer_length": 5}),
-    "choices": Kind("multiple-choice", lambda draw, split: {
-        "question": text(draw), "choices": [text(draw, 4) for _ in range(3)], "label": draw.choice("ABC")}),
-    "sentences": Kind("sentence-embedding", sentence, {}, {"embedding": {"mse": 1}}),
-    "masks": Kind("masked-lm", lambda draw, split: {"text": text(draw)}, {"pack": False}),
-}
+KINDS = kinds(words)
 
 
 @dataclass(frozen=True)
@@ -104,12 +54,7 @@ class Finished:
 
 
 def make(kind: Kind, folder: Path) -> Finished:
-    files = {}
-    for split, count in ROWS.items():
-        draw = random.Random(split)
-        rows = [json.dumps(kind.row(draw, split)) + "\n" for _ in range(count)]
-        (folder / f"{split}.jsonl").write_text("".join(rows), "utf-8")
-        files[split] = str(folder / f"{split}.jsonl")
+    files = {split: str(path) for split, path in kind.write(folder, ROWS).items()}
     data = {**files, "max_length": 30, **kind.data}
     recipe = {
         "task": kind.task, "teacher": {"model": teacher(kind.task, data, folder / "teacher")},

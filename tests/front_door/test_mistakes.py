@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from stillhouse.errors import ConfigError, DataError, PlanError
 from .conftest import NAMES, Values
 
 
-def refuse(arguments: Values, error: type[Exception], message: str, **changes: Any) -> None:
-    with pytest.raises(error, match=message):
-        stillhouse.distill(**(arguments | changes))
+@pytest.fixture(autouse=True)
+def nothing_was_run() -> Iterator[None]:
+    yield
     assert not Path("runs").exists()
 
 
@@ -41,7 +42,8 @@ def refuse(arguments: Values, error: type[Exception], message: str, **changes: A
     ({"output": "x", "resume": True, "overwrite": True}, "give resume=True or overwrite=True, not both"),
 ])
 def test_a_wrong_keyword_is_named_with_what_is_allowed(changes: Values, message: str, arguments: Values) -> None:
-    refuse(arguments, ConfigError, message, **changes)
+    with pytest.raises(ConfigError, match=message):
+        stillhouse.distill(**(arguments | changes))
     assert not given_dir().exists()
 
 
@@ -60,7 +62,8 @@ def test_a_wrong_keyword_is_named_with_what_is_allowed(changes: Values, message:
     ({"tokenizer": "./no-such-folder"}, "there is no folder"),
 ])
 def test_what_is_no_model_is_refused(changes: Values, message: str, arguments: Values) -> None:
-    refuse(arguments, ConfigError, message, **changes)
+    with pytest.raises(ConfigError, match=message):
+        stillhouse.distill(**(arguments | changes))
 
 
 @pytest.mark.parametrize(("train", "error", "message"), [
@@ -74,12 +77,14 @@ def test_what_is_no_model_is_refused(changes: Values, message: str, arguments: V
     ([{"text": "a b", "colour": "red"}, {"text": None, "colour": "red"}], DataError, "train, row 2.*there is no text"),
 ])
 def test_what_is_no_data_is_refused(train: Any, error: type[Exception], message: str, arguments: Values) -> None:
-    refuse(arguments, error, message, train=train)
+    with pytest.raises(error, match=message):
+        stillhouse.distill(**(arguments | {"train": train}))
 
 
 def test_a_stream_is_refused(arguments: Values, rows: dict[str, list[Values]]) -> None:
     stream = datasets.Dataset.from_list(rows["train"]).to_iterable_dataset()
-    refuse(arguments, ConfigError, r"an IterableDataset can be read only once.*from_list\(list\(data\)\)", train=stream)
+    with pytest.raises(ConfigError, match=r"an IterableDataset can be read only once.*from_list\(list\(data\)\)"):
+        stillhouse.distill(**(arguments | {"train": stream}))
 
 
 def test_splits_whose_numbers_mean_other_labels_are_refused(
@@ -88,17 +93,21 @@ def test_splits_whose_numbers_mean_other_labels_are_refused(
     def as_classes(split: str, names: list[str]) -> datasets.Dataset:
         return datasets.Dataset.from_list(rows[split]).cast_column("colour", datasets.ClassLabel(names=names))
 
-    refuse(arguments, DataError, "test, column 'colour': its numbers stand for red, green, blue, but those of train "
-           "for blue, green, red", train=as_classes("train", NAMES), test=as_classes("test", NAMES[::-1]))
+    splits = {"train": as_classes("train", NAMES), "test": as_classes("test", NAMES[::-1])}
+    with pytest.raises(DataError, match="test, column 'colour': its numbers stand for red, green, blue, but those of "
+                                        "train for blue, green, red"):
+        stillhouse.distill(**(arguments | splits))
 
 
 def test_a_teacher_without_a_head_is_told_by_what_it_is_called(
     arguments: Values, teacher: BertForSequenceClassification,
 ) -> None:
-    refuse(arguments, PlanError, "'the given teacher' has no trained head", teacher=teacher.bert)
+    with pytest.raises(PlanError, match="'the given teacher' has no trained head"):
+        stillhouse.distill(**(arguments | {"teacher": teacher.bert}))
 
 
 def test_a_teacher_of_other_labels_is_refused(arguments: Values, teacher: BertForSequenceClassification) -> None:
     labels = {"id2label": {0: "yes", 1: "no"}, "label2id": {"yes": 0, "no": 1}}
     other = BertForSequenceClassification(BertConfig(**{**teacher.config.to_dict(), **labels}))
-    refuse(arguments, PlanError, "model 'the given teacher' classifies into 2 labels", teacher=other)
+    with pytest.raises(PlanError, match="model 'the given teacher' classifies into 2 labels"):
+        stillhouse.distill(**(arguments | {"teacher": other}))
