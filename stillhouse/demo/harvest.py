@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stillhouse.errors import ConfigError, DataError, unknown_name
+from stillhouse.whole_files import write_text
 
 STANDARD_LIBRARY = "python"
 #: The classes by default: large, well-documented libraries that a plain installation brings in. Close relatives of
@@ -77,6 +78,7 @@ _NOT_PROSE = re.compile(
     r"|(^|\s)(Args?|Arguments|Parameters?|Returns?|Raises|Examples?|Usage|Attributes|Copyright)\s*:|:param |:returns?:"
     r"|[{};]|\s=\s|\w=\w|\w \([^)]*\)\s*:"
 )
+
 _WORD = re.compile(r"(?<![\w.])[A-Za-z][a-z'-]*(?![\w(])")
 _BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")
 
@@ -185,9 +187,7 @@ def write(result: Harvest, folder: str | Path) -> dict[str, Path]:
     }
     contents["label_names.json"] = json.dumps(result.class_names, indent=1) + "\n"
     for name, content in contents.items():
-        aside = target / f".{name}.{os.getpid()}.part"
-        aside.write_text(content, encoding="utf-8", newline="\n")
-        os.replace(aside, target / name)
+        write_text(target / name, content)
     return {Path(name).stem: target / name for name in contents}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,6 +42,7 @@ from stillhouse.training import (
 from stillhouse.training.checkpoint import load_student, newest
 from stillhouse.training.randomness import seed_everything
 from stillhouse.training.touched_rows import only_touched_rows, word_table
+from stillhouse.whole_files import write_json
 
 _LARGE_TABLE = 1_000_000
 """Numbers of a table of word embeddings from which on it is worth passing over the rows that a step does not touch."""
@@ -258,10 +258,3 @@ def check_gradient_checkpointing(model: nn.Module, settings: TrainingSettings, w
     """Raise `ConfigError` if it is asked for and the model cannot do it."""
     if settings.gradient_checkpointing and not getattr(model, "supports_gradient_checkpointing", False):
         raise ConfigError(f"{where}.gradient_checkpointing: {type(model).__name__} cannot do that; set it to false")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file aside, then rename it, so that no reader sees half of it."""
-    aside = path.with_name(f".writing-{path.name}")
-    aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(aside, path)

@@ -18,7 +18,7 @@ from stillhouse.recipe.attention_maps import write_back
 from stillhouse.recipe.fitting import PhaseRecord, train
 from stillhouse.recipe.judging import judged_teacher
 from stillhouse.recipe.measuring import size_and_speed, together
-from stillhouse.recipe.pages import write_pages
+from stillhouse.recipe.pages import write_card, write_page
 from stillhouse.recipe.predictions import prediction_lines
 from stillhouse.recipe.prepare import Prepared, prepare, supervised_plan
 from stillhouse.recipe.prepare import with_trained_teachers as ready
@@ -100,7 +100,10 @@ def run_one(recipe: Recipe, *, resume: bool, overwrite: bool, watch: Watch) -> R
             trackers.show_results(metrics)
         distributed.wait_for_all()
     watch.say(results_text(metrics))
-    page = write_pages(folder.path, folder.student_dir) if distributed.is_main() else None
+    page = None
+    if distributed.is_main():
+        write_card(folder.path, folder.student_dir)
+        page = write_page(folder.path)
     watch.say(f"student: {folder.student_dir}\nresults: {folder.metrics_path}" + (f"\nreport:  {page}" if page else ""))
     return RunResult(folder.path, metrics)
 
@@ -113,6 +116,8 @@ class _Execution:
     folder: RunFolder
     watch: Watch
     seconds: dict[str, float] = field(default_factory=dict)
+    rows_judged: int = 0
+    """Rows that the teacher was really asked to be judged by."""
 
     def results(self) -> dict[str, Any]:
         """Run every phase; the content of ``metrics.json``."""
@@ -196,9 +201,11 @@ class _Execution:
         source = prepared.teaching.source(prepared.task, prepared.precision.autocast_dtype)
         if prepared.teaching.judged_from_cache:
             source, store = prepared.distilling.cache.wrap(source)
+        before = source.rows_forwarded
         try:
             return self._timed(lambda split: judged_teacher(prepared, source, split))
         finally:
+            self.rows_judged = source.rows_forwarded - before
             if store is not None:
                 store.close()
 
@@ -245,8 +252,7 @@ class _Execution:
                 "steps": record.steps, "best_step": record.best_step, "stopped": record.reason},
             "retention": ours.metrics[metric] / best if best is not None and best > 0 else None,
             "contrast": contrast,
-            "teacher_forwards": {"distillation": record.rows_forwarded,
-                                 "evaluation": sum(len(prepared.splits[split]) for split in teacher)},
+            "teacher_forwards": {"distillation": record.rows_forwarded, "evaluation": self.rows_judged},
             "device": str(prepared.device), "precision": str(prepared.precision),
             "versions": versions(),
         }

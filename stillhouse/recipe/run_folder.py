@@ -34,12 +34,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from stillhouse import plugins
 from stillhouse.errors import CheckpointError, ConfigError
 from stillhouse.recipe import yaml_files
-from stillhouse.recipe.fitting import Phase, write_json
+from stillhouse.recipe.fitting import Phase
 from stillhouse.recipe.schema import Recipe
+from stillhouse.sections.flat import flattened
 from stillhouse.tasks.pretrained import save_pretrained
 from stillhouse.training import distributed
 from stillhouse.training.checkpoint import steps
 from stillhouse.training.events import Sink
+from stillhouse.whole_files import write_json, write_text, written_whole
 
 _MAY_CHANGE = {"output", "name", "cache", "trackers", "training.log_every", "teacher.train.log_every"}
 """What a resumed run may have otherwise than when it was started."""
@@ -130,14 +132,12 @@ class RunFolder:
         os.replace(aside, self.student_dir)
 
     def save_predictions(self, lines: Iterable[str]) -> None:
-        """Write aside, then rename."""
-        aside = self.path / ".writing-predictions.jsonl"
-        with aside.open("w", encoding="utf-8") as file:
+        """Write them, as a whole or not at all."""
+        with written_whole(self.predictions_path) as aside, aside.open("w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)
-        os.replace(aside, self.predictions_path)
 
     def save_metrics(self, metrics: Mapping[str, Any]) -> None:
-        """Write aside, then rename; the run is finished."""
+        """Write them; the run is finished."""
         write_json(self.metrics_path, metrics)
 
     def forget(self, name: str) -> None:
@@ -234,10 +234,8 @@ class RunFolder:
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:
-    """Write ``recipe.yaml`` with the defaults filled in: aside, then rename."""
-    aside = folder / ".writing-recipe.yaml"
-    aside.write_text(yaml_files.dump(recipe.as_dict()), encoding="utf-8")
-    os.replace(aside, folder / "recipe.yaml")
+    """Write ``recipe.yaml`` with the defaults filled in."""
+    write_text(folder / "recipe.yaml", yaml_files.dump(recipe.as_dict()))
 
 
 def _not_usable(path: Path, error: OSError) -> ConfigError:
@@ -246,14 +244,3 @@ def _not_usable(path: Path, error: OSError) -> ConfigError:
 
 def _is_a_runs(name: str) -> bool:
     return any(fnmatch(name, pattern) for pattern in _WRITTEN)
-
-
-def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys as dotted ones; lists stay values."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flattened(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -11,14 +11,14 @@ from typing import Any
 from rich.console import Console
 
 from stillhouse.errors import ConfigError
-from stillhouse.recipe.fitting import write_json
+from stillhouse.recipe.pages import write_page
 from stillhouse.recipe.run import RunResult, Watch
-from stillhouse.recipe.run_folder import flattened
 from stillhouse.recipe.schema import load_recipe
 from stillhouse.recipe.stages import run
 from stillhouse.recipe.summary import seeds_text
-from stillhouse.report import write_report
+from stillhouse.sections.flat import flattened
 from stillhouse.training import distributed
+from stillhouse.whole_files import write_json
 
 
 def run_seeds(path: str | Path, seeds: Sequence[int], overrides: Sequence[str] = (), *, resume: bool = False,
@@ -44,9 +44,10 @@ def run_seeds(path: str | Path, seeds: Sequence[int], overrides: Sequence[str] =
     page = None
     if distributed.is_main():
         write_json(path, found)
-        page = write_report([path.parent])
+        page = write_page(path.parent)
     metric = results[seeds[0]].metrics["metric"]
-    Watch(console or Console(stderr=True)).say(f"{seeds_text(found, metric)}\nsummary: {path}\nreport:  {page}")
+    Watch(console or Console(stderr=True)).say(f"{seeds_text(found, metric)}\nsummary: {path}"
+                                                 + (f"\nreport:  {page}" if page else ""))
     return results
 
 

@@ -9,13 +9,13 @@ from rich.console import Console
 
 from stillhouse.errors import ConfigError
 from stillhouse.recipe import yaml_files
-from stillhouse.recipe.fitting import write_json
 from stillhouse.recipe.prepare import Prepared, prepare
 from stillhouse.recipe.run import RunResult, Watch, run_one
 from stillhouse.recipe.run_folder import RunFolder, write_recipe
 from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.teaching import Loaded, StandIns
 from stillhouse.training import Sink, distributed, resolve_device
+from stillhouse.whole_files import write_json
 
 
 def run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, console: Console | None = None,

@@ -18,13 +18,13 @@ from stillhouse import __version__
 from stillhouse.cache_dirs import BEING_WRITTEN, TEACHER_FILE, teachers_dir
 from stillhouse.cache_use import hold
 from stillhouse.errors import StoreError, UsageError
-from stillhouse.recipe.fitting import write_json
 from stillhouse.recipe.training_schema import TeacherTraining
 from stillhouse.recipe.vocabulary import identity_of
 from stillhouse.tasks import Task
 from stillhouse.tasks.pretrained import save_pretrained
 from stillhouse.teachers import model_fingerprint
 from stillhouse.training import Precision, distributed
+from stillhouse.whole_files import write_json
 
 _DECIDE_NOTHING = {"log_every", "keep_last"}  # settings that leave the weights as they are
 

@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 from stillhouse.errors import ConfigError
-from stillhouse.recipe.fitting import write_json
-from stillhouse.recipe.run_folder import flattened
 from stillhouse.recipe.schema import Recipe
+from stillhouse.sections.flat import flattened
 from stillhouse.training import MLflowSink, Sink, TensorBoardSink, WandbSink, distributed
 from stillhouse.training.trackers import Dispensable, mlflow_name, survived
+from stillhouse.whole_files import write_json
 
 Outcome = Literal["finished", "failed", "interrupted"]
 

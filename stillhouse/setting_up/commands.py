@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ import typer
 
 from stillhouse.errors import ConfigError
 from stillhouse.interruption import interruptible
+from stillhouse.whole_files import write_text
 
 PROBLEM_EXIT_CODE = 1
 
@@ -56,9 +56,7 @@ def init_command(
         answerer = Suggestions() if yes else Person() if is_asked else NoTerminal()
         made = new_recipe(Flags(file or data, text or (), label, teacher, student, task, validation, test, output),
                           answerer, str(recipe))
-        aside = recipe.with_name(f".writing-{recipe.name}")
-        aside.write_text(made.text, encoding="utf-8")
-        os.replace(aside, recipe)
+        write_text(recipe, made.text)
         typer.echo(made.summary)
         for note in made.notes:
             typer.echo(f"note: {note}")

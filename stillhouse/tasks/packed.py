@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any, Generic, TypeVar, final, overload
@@ -19,7 +20,7 @@ Value = TypeVar("Value")
 
 
 class _Packed(Sequence[Value], Generic[Value]):
-    """What both columns share: slices are lists, and a column equals any sequence of the same values."""
+    """What both columns share: slices are lists, and a column equals any sequence of the same values. Abstract."""
 
     @overload
     def __getitem__(self, row: int) -> Value: ...
@@ -39,8 +40,9 @@ class _Packed(Sequence[Value], Generic[Value]):
     def __repr__(self) -> str:
         return repr(list(self))
 
+    @abc.abstractmethod
     def _at(self, row: int) -> Value:
-        raise NotImplementedError
+        """The value of a row, counted from 0."""
 
 
 @final
@@ -123,15 +125,13 @@ class Column:
         self._packed: list[Any] = []
         self._loose: list[Any] = [None] * missing
         self._is_loose = False
-        self._length = missing
 
     def __len__(self) -> int:
-        return self._length
+        return sum(map(len, self._packed)) + len(self._loose)
 
     def append(self, value: Any) -> None:
         """Add a value behind the others."""
         self._loose.append(value)
-        self._length += 1
         if len(self._loose) >= STRETCH and not self._is_loose:
             self._pack()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import numbers
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from stillhouse.training.checkpoint import STATE_DIR
+from stillhouse.whole_files import write_json
 
 _FILE = "callback.json"
 
@@ -42,10 +42,8 @@ def split(returned: Any) -> tuple[dict[str, float], list[str]]:
 
 
 def save(folder: Path, metrics: Mapping[str, float], events: Sequence[int | None]) -> None:
-    """Write a checkpoint's metrics, and how far the logs reach that hold them: aside, then renamed."""
-    aside = folder / STATE_DIR / f".writing-{_FILE}"
-    aside.write_text(json.dumps({"metrics": dict(metrics), "events": list(events)}), encoding="utf-8")
-    os.replace(aside, folder / STATE_DIR / _FILE)
+    """Write a checkpoint's metrics, and how far the logs reach that hold them."""
+    write_json(folder / STATE_DIR / _FILE, {"metrics": dict(metrics), "events": list(events)})
 
 
 def load(folder: Path) -> tuple[dict[str, float], list[int | None]] | None:

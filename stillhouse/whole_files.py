@@ -1,0 +1,35 @@
+"""Files that are there as a whole or not at all: written aside, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from stillhouse.cache_dirs import BEING_WRITTEN
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Gives the path to write to; the file that is there afterwards gets its name, unless something was raised."""
+    aside = path.with_name(f"{BEING_WRITTEN}{path.name}")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, its line feeds as they are."""
+    with written_whole(path) as aside:
+        aside.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value for people to read, too."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
