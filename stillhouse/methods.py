@@ -164,8 +164,10 @@ def _used(recipe: Mapping[str, Any]) -> Iterator[Used]:
     if distillation.get("loss_weight", 1.0):
         yield from _answers(recipe, distillation)
     for match in distillation.get("matches") or ():
+        weight = match.get("weight", 1.0)
         for loss in match.get("losses") or ():
-            yield LAYER_LOSSES.get(loss, ()), f"{loss} between layers"
+            if weight.get(loss, 1.0) if isinstance(weight, Mapping) else weight:
+                yield LAYER_LOSSES.get(loss, ()), f"{loss} between layers"
     for function in (recipe.get("augmentation") or {}).get("functions") or ():
         name = next(iter(function)) if isinstance(function, Mapping) else function
         yield AUGMENTATIONS.get(name, ()), f"augmentation by {name}"

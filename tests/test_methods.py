@@ -76,6 +76,14 @@ def test_losses_whose_weight_is_zero_are_not_cited() -> None:
         {"task": "sentence-embedding", "distillation": {"embedding": {"mse": 1, "relation": 0}}})
 
 
+@pytest.mark.parametrize("weight", [0, {"nst": 0.0, "hidden_mse": 1.0}])
+def test_a_match_whose_weight_is_zero_is_not_cited(weight: Any) -> None:
+    match = {"losses": ["nst", "hidden_mse"], "weight": weight}
+    found = keys({"distillation": {"matches": [match]}})
+    assert "huang2017like" not in found
+    assert ("jiao2020tinybert" in found) is bool(weight)
+
+
 def test_a_paper_of_several_stages_is_cited_once_with_all_its_uses() -> None:
     stages = [{"student": {"shape": shape}} for shape in ("T3", "T4-tiny")]
     first = methods.citations({"stages": stages})[0]

@@ -35,12 +35,12 @@ def entity_metrics(predicted: Sequence[Sequence[str]], wanted: Sequence[Sequence
 
     pairs = _pairs(predicted, wanted)
     precision, recall, f1, _ = precision_recall_fscore_support(
-        [_readable(tags) for tags in wanted], [_readable(tags) for tags in predicted], average="micro", zero_division=0)
+        [readable(tags) for tags in wanted], [readable(tags) for tags in predicted], average="micro", zero_division=0)
     return {"precision": float(precision), "recall": float(recall), "f1": float(f1),
             "token_accuracy": sum(a == b for a, b in pairs) / len(pairs)}
 
 
-def _readable(tags: Sequence[str]) -> list[str]:
+def readable(tags: Sequence[str]) -> list[str]:
     """The tags of a sentence in seqeval's letters."""
     return [_LETTERS.get(tag[0], tag[0]) + tag[1:] for tag in tags]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from stillhouse.report import svg
 from stillhouse.report.answers import AnswerKind, Choice, kind_of_answers
@@ -19,9 +19,9 @@ from stillhouse.report.blocks import (
     Table,
     Text,
 )
-from stillhouse.report.calibration import Calibration, calibration
+from stillhouse.report.calibration import Calibration, student_calibration, teacher_calibration
 from stillhouse.report.charts import reliability, scores
-from stillhouse.report.classes import ClassScore, class_scores
+from stillhouse.report.classes import ClassScore
 from stillhouse.report.confusion import Confusion, confusion
 from stillhouse.report.disagreements import agreement, hardest
 from stillhouse.report.formatting import as_many, count, percent
@@ -49,8 +49,8 @@ def answer_sections(run: RunFiles) -> list[Titled]:
     return [
         ("agreement", "Agreement with the teacher", _scatter(lines) if kind.is_number else _agreement(lines, kind)),
         ("calibration", "Calibration", _calibrations(choices)),
-        ("classes", "Entities" if _has_entities(run, names) else "Classes", _classes(run, kind, lines, names)),
-        ("confusion", "Confusion", _confusions(run, choices, names) if kind.has_classes else []),
+        ("classes", kind.classes_title, _classes(kind, lines, names)),
+        ("confusion", "Confusion", _confusions(kind, choices, names) if kind.has_classes else []),
         ("disagreements", "Hardest disagreements", _hardest(lines, kind)),
     ]
 
@@ -85,15 +85,12 @@ def _scatter(lines: Sequence[Line]) -> list[Block]:
 
 
 def _calibrations(choices: Sequence[Choice]) -> list[Block]:
-    judged = [choice for choice in choices if choice.gold is not None and choice.student_confidence > 0]
     if not choices:
         return []
-    if not judged:
+    both = {"teacher": teacher_calibration(choices), "student": student_calibration(choices)}
+    found = {name: one for name, one in both.items() if one is not None}
+    if not found:
         return [Text("Without labels nobody knows how often a confident answer is right.")]
-    found = {"student": calibration([c.student_confidence for c in judged], [c.student == c.gold for c in judged])}
-    asked = [(c, c.teacher_confidence) for c in judged if c.teacher_confidence]  # 0: a word that is not seen
-    if asked:
-        found = {"teacher": calibration([sure for _, sure in asked], [c.teacher == c.gold for c, _ in asked]), **found}
     charts = [reliability(f"Reliability of the {name}, ECE {one.ece:.3f}", name, one) for name, one in found.items()]
     rows = [[name, f"{one.ece:.4f}", percent(one.confidence), percent(one.accuracy), _surety(one)]
             for name, one in found.items()]
@@ -108,41 +105,13 @@ def _surety(one: Calibration) -> str:
     return "as often as it is right" if abs(gap) < 0.01 else "too often" if gap > 0 else "too rarely"
 
 
-def _has_entities(run: RunFiles, names: Sequence[str]) -> bool:
-    if run.task != "token-classification":
-        return False
-    from stillhouse.report.entities import is_chunked
-
-    tags = {str(tag) for line in run.predictions for tag in (line.get("label") or line["student"]["tags"])}
-    return is_chunked({*names, *tags})
-
-
-def _classes(run: RunFiles, kind: AnswerKind, lines: Sequence[Line], names: Sequence[str]) -> list[Block]:
+def _classes(kind: AnswerKind, lines: Sequence[Line], names: Sequence[str]) -> list[Block]:
     judged = [line for line in lines if line.get("label") is not None]
     if not kind.has_classes or not judged:
         return []
     asked = [line for line in judged if line.get("teacher") is not None]
-    students = _scored(run, judged, "student", names)
-    teachers = _scored(run, asked, "teacher", names) if asked else []
-    return [_class_table("entity" if _has_entities(run, names) else "class", students, teachers)]
-
-
-def _scored(run: RunFiles, lines: Sequence[Line], who: str, names: Sequence[str]) -> list[ClassScore]:
-    if run.task == "token-classification":
-        gold, said = [line["label"] for line in lines], [line[who]["tags"] for line in lines]
-        if _has_entities(run, names):
-            from stillhouse.report.entities import entity_scores
-
-            return entity_scores(gold, said)
-        flat = [([str(tag)], [str(other)]) for tags, others in zip(gold, said, strict=True)
-                for tag, other in zip(tags, others, strict=True)]
-    elif "labels" in lines[0][who]:
-        flat = [([str(name) for name in line["label"]], [str(name) for name in line[who]["labels"]]) for line in lines]
-    else:
-        flat = [([str(line["label"])], [str(line[who]["label"])]) for line in lines]
-    seen = {name for pair in flat for labels in pair for name in labels}
-    every = [*(name for name in names if name in seen), *sorted(seen - set(names))]
-    return class_scores([gold for gold, _ in flat], [said for _, said in flat], every)
+    return [_class_table(kind.class_name, kind.class_scores(judged, "student", names),
+                         kind.class_scores(asked, "teacher", names))]
 
 
 def _class_table(what: str, students: Sequence[ClassScore], teachers: Sequence[ClassScore]) -> Table:
@@ -154,26 +123,25 @@ def _class_table(what: str, students: Sequence[ClassScore], teachers: Sequence[C
         own = [f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}"]
         cells: list[str | Cell] = [one.name, count(one.count), *own]
         if teachers:
-            lost = None if other is None else one.f1 - other.f1
-            cells += ["" if other is None else f"{other.f1:.3f}",
-                      "" if lost is None else Cell(f"{lost:+.3f}".replace("-", "−"), "good" if lost > 0.005 else
-                                                   "bad" if lost < -0.005 else "")]
+            cells += ["", ""] if other is None else [f"{other.f1:.3f}", _difference_told(one.f1 - other.f1)]
         rows.append(cells)
     columns = [what, "labels", "precision", "recall", "F1", *(["teacher's F1", "difference"] if teachers else [])]
     return Table(f"The student by {what}", columns, rows, is_long=len(rows) > 20)
 
 
-def _confusions(run: RunFiles, choices: Sequence[Choice], names: Sequence[str]) -> list[Block]:
-    tell: Callable[[str], str] = str
-    if run.task == "token-classification":
-        from stillhouse.report.entities import type_of as tell
+def _difference_told(difference: float) -> Cell:
+    tone = "good" if difference > 0.005 else "bad" if difference < -0.005 else ""
+    return Cell(f"{difference:+.3f}".replace("-", "−"), tone)
 
-        names = list(dict.fromkeys(map(tell, names)))
+
+def _confusions(kind: AnswerKind, choices: Sequence[Choice], names: Sequence[str]) -> list[Block]:
+    tell = kind.type_of
+    types = list(dict.fromkeys(map(tell, names)))
     found = {
         "teacher": [(tell(c.teacher), tell(c.student)) for c in choices if c.teacher is not None],
         "label": [(tell(c.gold), tell(c.student)) for c in choices if c.gold is not None],
     }
-    counted = {who: confusion(pairs, names) for who, pairs in found.items() if pairs}
+    counted = {who: confusion(pairs, types) for who, pairs in found.items() if pairs}
     if not counted:
         return []
     if max(len(one.names) for one in counted.values()) <= MOST_NAMES_IN_A_MATRIX:
@@ -182,9 +150,11 @@ def _confusions(run: RunFiles, choices: Sequence[Choice], names: Sequence[str]) 
     return [_most_confused(who, one) for who, one in counted.items()]
 
 
-def _most_confused(who: str, found: Confusion) -> Table:
+def _most_confused(who: str, found: Confusion) -> Block:
     rows = [[pair.reference, pair.student, count(pair.count), percent(pair.share)]
             for pair in found.most_confused(_MOST_PAIRS)]
+    if not rows:
+        return Text(f"Student against {who}: nothing is confused, both say the same everywhere.")
     return Table(f"Most confused: student against {who}", [who, "student", "rows", f"of the {who}'s"], rows,
                  num_names=2)
 

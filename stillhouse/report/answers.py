@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
+from stillhouse.report.classes import ClassScore, class_scores
 from stillhouse.report.run_files import Line, RunFiles
 
 Said = Mapping[str, Any]
 
 NOTHING = "(nothing)"
-_SURE_FIRST = "those that both are sure of first"
 
 _Measure = Callable[[Sequence[str], Sequence[Sequence[str]]], dict[str, float]]
 
@@ -38,6 +38,10 @@ class AnswerKind(abc.ABC):
     of_what: ClassVar[str] = "rows"
     has_classes: ClassVar[bool] = False
     """Whether answers are names from a list, so that they can be counted by class."""
+    class_name: ClassVar[str] = "class"
+    """What a class is, for people."""
+    classes_title: ClassVar[str] = "Classes"
+    """The title above them."""
     hardest_first: ClassVar[str] = "the largest difference first"
     """The order of `gap`, for people."""
     is_number: ClassVar[bool] = False
@@ -69,69 +73,95 @@ class AnswerKind(abc.ABC):
 
     @abc.abstractmethod
     def choices(self, line: Line) -> Iterator[Choice]:
-        """The single choices in a row's answers, for calibration and confusion; none where there are no classes."""
+        """The choices of one from a list in a row's answers, for calibration and confusion; none of other answers."""
+
+    @abc.abstractmethod
+    def class_scores(self, lines: Sequence[Line], who: str, names: Sequence[str]) -> list[ClassScore]:
+        """How well a model, ``student`` or ``teacher``, finds each class in rows with a label that it answered.
+
+        ``names`` are the classes in their order, as far as they are known. Without classes there are none.
+        """
+
+    @abc.abstractmethod
+    def type_of(self, name: str) -> str:
+        """What a name counts as in the confusion: the type of an entity's tag, else the name itself."""
+
+
+class _OneChoice(AnswerKind):
+    """``{KEY: ONE OF A LIST, "confidence": P}``. Abstract: the final classes say which key and how it is told."""
+
+    key: ClassVar[str]
+    hardest_first = "those that both are sure of first"
+
+    def same(self, one: Said, other: Said) -> bool:
+        return bool(one[self.key] == other[self.key])
+
+    def right(self, said: Said, gold: Any) -> bool:
+        return bool(said[self.key] == gold)
+
+    def told(self, said: Said) -> str:
+        return self.gold_told(said[self.key])
+
+    def gap(self, teacher: Said, student: Said) -> float:
+        return float(teacher["confidence"]) * float(student["confidence"])
+
+    def confidence(self, said: Said) -> float | None:
+        return float(said["confidence"])
+
+    def choices(self, line: Line) -> Iterator[Choice]:
+        student, teacher, gold = line["student"], line.get("teacher"), line.get("label")
+        yield Choice(
+            None if gold is None else str(gold), None if teacher is None else str(teacher[self.key]),
+            None if teacher is None else float(teacher["confidence"]), str(student[self.key]),
+            float(student["confidence"]))
+
+    def type_of(self, name: str) -> str:
+        return name
 
 
 @final
-class SingleLabel(AnswerKind):
+class SingleLabel(_OneChoice):
     """``{"label": NAME, "confidence": P}``."""
 
+    key = "label"
     has_classes = True
-    hardest_first = _SURE_FIRST
-
-    def same(self, one: Said, other: Said) -> bool:
-        return bool(one["label"] == other["label"])
-
-    def right(self, said: Said, gold: Any) -> bool:
-        return bool(said["label"] == gold)
-
-    def told(self, said: Said) -> str:
-        return str(said["label"])
 
     def gold_told(self, gold: Any) -> str:
         return str(gold)
 
-    def gap(self, teacher: Said, student: Said) -> float:
-        return float(teacher["confidence"]) * float(student["confidence"])
-
-    def confidence(self, said: Said) -> float | None:
-        return float(said["confidence"])
-
-    def choices(self, line: Line) -> Iterator[Choice]:
-        yield _choice(line, "label")
+    def class_scores(self, lines: Sequence[Line], who: str, names: Sequence[str]) -> list[ClassScore]:
+        return _scores([([line["label"]], [line[who]["label"]]) for line in lines], names)
 
 
 @final
-class OneOfSeveral(AnswerKind):
+class OneOfSeveral(_OneChoice):
     """``{"choice": NUMBER, "confidence": P}`` of a multiple choice; files count from 0, people from 1."""
 
+    key = "choice"
     of_what = "questions"
-    hardest_first = _SURE_FIRST
-
-    def same(self, one: Said, other: Said) -> bool:
-        return bool(one["choice"] == other["choice"])
-
-    def right(self, said: Said, gold: Any) -> bool:
-        return bool(said["choice"] == gold)
-
-    def told(self, said: Said) -> str:
-        return self.gold_told(said["choice"])
 
     def gold_told(self, gold: Any) -> str:
         return f"choice {int(gold) + 1}"
 
-    def gap(self, teacher: Said, student: Said) -> float:
-        return float(teacher["confidence"]) * float(student["confidence"])
+    def class_scores(self, lines: Sequence[Line], who: str, names: Sequence[str]) -> list[ClassScore]:
+        return []
+
+
+class _WithoutChoices(AnswerKind):
+    """Answers that are no choice of one from a list. Abstract."""
 
     def confidence(self, said: Said) -> float | None:
-        return float(said["confidence"])
+        return None
 
     def choices(self, line: Line) -> Iterator[Choice]:
-        yield _choice(line, "choice")
+        yield from ()
+
+    def type_of(self, name: str) -> str:
+        return name
 
 
 @final
-class LabelSet(AnswerKind):
+class LabelSet(_WithoutChoices):
     """``{"labels": [NAME, ...], "probabilities": {NAME: P}}``: any number of labels a row."""
 
     has_classes = True
@@ -153,15 +183,12 @@ class LabelSet(AnswerKind):
         teachers, students = teacher.get("probabilities", {}), student.get("probabilities", {})
         return float(sum(abs(teachers.get(name, 0.0) - students.get(name, 0.0)) for name in different))
 
-    def confidence(self, said: Said) -> float | None:
-        return None
-
-    def choices(self, line: Line) -> Iterator[Choice]:
-        yield from ()
+    def class_scores(self, lines: Sequence[Line], who: str, names: Sequence[str]) -> list[ClassScore]:
+        return _scores([(line["label"], line[who]["labels"]) for line in lines], names)
 
 
 @final
-class Score(AnswerKind):
+class Score(_WithoutChoices):
     """``{"score": NUMBER}``: of a regression, or the cosine of a pair's embeddings."""
 
     is_number = True
@@ -181,15 +208,12 @@ class Score(AnswerKind):
     def gap(self, teacher: Said, student: Said) -> float:
         return abs(float(teacher["score"]) - float(student["score"]))
 
-    def confidence(self, said: Said) -> float | None:
-        return None
-
-    def choices(self, line: Line) -> Iterator[Choice]:
-        yield from ()
+    def class_scores(self, lines: Sequence[Line], who: str, names: Sequence[str]) -> list[ClassScore]:
+        return []
 
 
 @final
-class Span(AnswerKind):
+class Span(_WithoutChoices):
     """``{"answer": TEXT}`` of a question; the label is a list of right answers, empty if there is none.
 
     Answers are compared as the task's measure does, in the given language (see `stillhouse.metrics`).
@@ -217,19 +241,18 @@ class Span(AnswerKind):
     def gap(self, teacher: Said, student: Said) -> float:
         return 1 - self._score(student, [teacher["answer"]], "f1")
 
-    def confidence(self, said: Said) -> float | None:
-        return None
-
-    def choices(self, line: Line) -> Iterator[Choice]:
-        yield from ()
+    def class_scores(self, lines: Sequence[Line], who: str, names: Sequence[str]) -> list[ClassScore]:
+        return []
 
     def _score(self, said: Said, gold: Sequence[str], name: str) -> float:
         return float(self._measure([said["answer"]], [list(gold)])[name])
 
 
-@final
-class Tags(AnswerKind):
-    """``{"tags": [NAME, ...], "confidence": [P, ...]}``, one a word. A choice is that of one word."""
+class _OneAWord(AnswerKind):
+    """``{"tags": [NAME, ...], "confidence": [P, ...]}``, one a word. A choice is that of one word.
+
+    Abstract: the final classes say what tags stand for.
+    """
 
     of_what = "sentences"
     has_classes = True
@@ -263,20 +286,61 @@ class Tags(AnswerKind):
                 float(student["confidence"][i]))
 
 
+@final
+class Tags(_OneAWord):
+    """Tags that stand for themselves, such as parts of speech."""
+
+    def class_scores(self, lines: Sequence[Line], who: str, names: Sequence[str]) -> list[ClassScore]:
+        return _scores([([tag], [other]) for line in lines
+                        for tag, other in zip(line["label"], line[who]["tags"], strict=True)], names)
+
+    def type_of(self, name: str) -> str:
+        return name
+
+
+@final
+class EntityTags(_OneAWord):
+    """Tags that mark entities of one word or more, such as ``B-PER`` (see `stillhouse.metrics.is_chunked`)."""
+
+    class_name, classes_title = "entity", "Entities"
+
+    def class_scores(self, lines: Sequence[Line], who: str, names: Sequence[str]) -> list[ClassScore]:
+        from stillhouse.report.entities import entity_scores  # it needs torch
+
+        return entity_scores([line["label"] for line in lines], [line[who]["tags"] for line in lines])
+
+    def type_of(self, name: str) -> str:
+        from stillhouse.report.entities import type_of
+
+        return type_of(name)
+
+
 def kind_of_answers(run: RunFiles) -> AnswerKind | None:
-    """The kind of a run's answers; None for a task whose answers are not kept, such as masked-lm."""
+    """The kind of a run's answers; None for a task whose answers are not kept, such as masked-lm.
+
+    Raises `DataError` if the answers of a tagger, which tell what its tags stand for, cannot be read.
+    """
     if run.task == "question-answering":
         return Span(str(run.data.get("language", "en")))
+    if run.task == "token-classification":
+        return EntityTags() if _has_entities(run) else Tags()
     kinds: dict[str, AnswerKind] = {
         "text-classification": {"multi": LabelSet(), "regression": Score()}.get(
             str(run.data.get("labels", "single")), SingleLabel()),
-        "token-classification": Tags(), "multiple-choice": OneOfSeveral(), "sentence-embedding": Score(),
+        "multiple-choice": OneOfSeveral(), "sentence-embedding": Score(),
     }
     return kinds.get(run.task)
 
 
-def _choice(line: Line, key: str) -> Choice:
-    student, teacher, gold = line["student"], line.get("teacher"), line.get("label")
-    return Choice(
-        None if gold is None else str(gold), None if teacher is None else str(teacher[key]),
-        None if teacher is None else float(teacher["confidence"]), str(student[key]), float(student["confidence"]))
+def _has_entities(run: RunFiles) -> bool:
+    from stillhouse.report.entities import is_chunked
+
+    tags = {str(tag) for line in run.predictions for tag in (line.get("label") or line["student"]["tags"])}
+    return is_chunked({*map(str, run.metrics.get("label_names") or ()), *tags})
+
+
+def _scores(pairs: Sequence[tuple[Sequence[Any], Sequence[Any]]], names: Sequence[str]) -> list[ClassScore]:
+    """A score for each name that occurs in pairs of gold and said labels: first those listed, then others, sorted."""
+    gold, said = ([[str(label) for label in pair[i]] for pair in pairs] for i in (0, 1))
+    seen = {label for labels in (*gold, *said) for label in labels}
+    return class_scores(gold, said, [*(name for name in names if name in seen), *sorted(seen - set(names))])

@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stillhouse.report.answers import Choice
+
 NUM_BINS = 15
 
 
@@ -54,6 +56,24 @@ def calibration(confidences: Sequence[float], rights: Sequence[bool], num_bins: 
     return Calibration(
         count, _mean(confidences), _mean([float(right) for right in rights]),
         sum(one.count * abs(one.confidence - one.accuracy) for one in bins) / count, bins)
+
+
+def student_calibration(choices: Sequence[Choice]) -> Calibration | None:
+    """Of the student, over choices whose right one is known; None if there are none."""
+    judged = [one for one in choices if _is_judged(one)]
+    return calibration([one.student_confidence for one in judged],
+                       [one.student == one.gold for one in judged]) if judged else None
+
+
+def teacher_calibration(choices: Sequence[Choice]) -> Calibration | None:
+    """Of the teacher, over those of the student's that it made too; None if there are none."""
+    judged = [(one, one.teacher_confidence) for one in choices if _is_judged(one) and one.teacher_confidence]
+    return calibration([sure for _, sure in judged],
+                       [one.teacher == one.gold for one, _ in judged]) if judged else None
+
+
+def _is_judged(one: Choice) -> bool:
+    return one.gold is not None and one.student_confidence > 0  # 0: a word that is not seen
 
 
 def _mean(values: Sequence[float]) -> float:

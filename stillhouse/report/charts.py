@@ -30,7 +30,7 @@ class Key:
     """A variable of the style sheet."""
     dashes: str = ""
     marker: str = ""
-    """``dot``, ``diamond`` or ``bar``; else it is a line."""
+    """``dot`` or ``diamond``; else it is a line."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Mark:
 
 
 def line_chart(title: str, lines: Sequence[Line], x_label: str, y_label: str, *, note: str = "",
-               log_x: bool = False, log_y: bool = False, zero_y: bool = False) -> Chart:
+               log_x: bool = False, log_y: bool = False) -> Chart:
     """Lines over numbers; points that are not finite are left out, and a scale is logarithmic where all are above 0."""
     kept = [(line, [(x, y) for x, y in line.points if math.isfinite(x) and math.isfinite(y)]) for line in lines]
     with svg.drawing(title) as made:
@@ -80,8 +80,6 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str, y_label: str, *,
         heights = [y for _, points in kept for _, y in points]
         if log_y and heights and min(heights) > 0:
             _logarithmic(made.axes, "y", heights)
-        elif zero_y:
-            made.axes.set_ylim(bottom=0)
         ticks = sorted({x for _, points in kept for x, _ in points})
         if len(ticks) == 1:
             made.axes.set_xticks(ticks)

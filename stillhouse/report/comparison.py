@@ -31,7 +31,7 @@ def title_of(runs: Sequence[RunFiles]) -> str:
     """What a page about these runs is called."""
     found = [group for contest in contests(runs) for group in contest.groups]
     if len(found) == 1:
-        return f"{found[0].name}, {as_many(len(runs), 'seeds')}"
+        return f"{found[0].name}, {_seeds_told(found[0])}"
     return f"{as_many(len(runs), 'runs')}" + (" compared" if len(contests(runs)) < len(runs) else "")
 
 
@@ -67,10 +67,9 @@ def _contest(contest: Contest, anchors: Mapping[RunFiles, str]) -> list[Block]:
     blocks: list[Block] = [_table(contest, anchors)]
     if len(runs) == 1:
         return blocks
-    seeds = sorted({len(group.runs) for group in contest.groups})
-    if seeds[-1] > 1:
-        many = f"{seeds[-1]}" if len(seeds) == 1 else f"up to {seeds[-1]}"
-        blocks.append(Text(f"Mean ± standard deviation over {many} seeds."))
+    has_several = any(len(group.runs) > 1 for group in contest.groups)
+    if has_several:
+        blocks.append(Text(_what_is_averaged(contest.groups)))
     charts = [chart for chart in (
         _against(contest, "parameters", "Quality against size", "parameters, millions", 1e-6),
         _against(contest, "latency_ms", "Quality against latency", "milliseconds for a single row", 1.0),
@@ -80,9 +79,24 @@ def _contest(contest: Contest, anchors: Mapping[RunFiles, str]) -> list[Block]:
     settings = _settings(contest.groups)
     if settings is not None:
         blocks.append(settings)
-    if seeds[-1] > 1:
+    if has_several:
         blocks.append(_every_run(contest, runs, anchors))
     return blocks
+
+
+def _seeds_told(group: Group) -> str:
+    seeds = as_many(group.num_seeds, "seeds")
+    return seeds if group.num_seeds == len(group.runs) else f"{as_many(len(group.runs), 'runs')} of {seeds}"
+
+
+def _what_is_averaged(groups: Sequence[Group]) -> str:
+    nums_runs = {len(group.runs) for group in groups}
+    many = str(max(nums_runs)) if len(nums_runs) == 1 else f"up to {max(nums_runs)}"
+    repeated = [group.name for group in groups if group.num_seeds < len(group.runs)]
+    if not repeated:
+        return f"Mean ± standard deviation over {many} seeds."
+    return (f"Mean ± standard deviation over {many} runs. Several runs of {together(repeated)} have the same seed, so "
+            "their deviation does not tell how much seeds differ.")
 
 
 def _student(name: str) -> Value:
@@ -111,7 +125,8 @@ def _table(contest: Contest, anchors: Mapping[RunFiles, str]) -> Table:
                      "", "", *_size_and_speed(partial(_of_teachers, runs))])
     for group in _by_quality(contest):
         rows.append([
-            Cell(group.name, link=anchors[group.runs[0]]), count(len(group.runs)),
+            Cell(group.name, link=anchors[group.runs[0]]),
+            count(group.num_seeds) if group.num_seeds == len(group.runs) else _seeds_told(group),
             _told(group.spread(_student(contest.metric)), measure),
             *([_told(group.spread(_contrast(contest.metric)), measure)] if has_contrast else []),
             _told(group.spread(_retention), percent),
@@ -198,9 +213,7 @@ def _learning(contest: Contest) -> Chart | None:
     for number, group in enumerate(contest.groups):
         color, style = series(number)
         for run in group.runs:
-            points = [(event["step"], float(event["metrics"][contest.metric]))
-                      for event in run.events.get("student", ())
-                      if event.get("event") == "evaluation" and contest.metric in event.get("metrics", {})]
+            points = run.validation_scores()
             lines += [Line(group.name, points, color, style)] if points else []
     if not lines or len(lines) > _MOST_LINES:
         return None

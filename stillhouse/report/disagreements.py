@@ -40,6 +40,7 @@ class Disagreement:
     """A row whose answers differ. Confidences are texts, empty where there are none; so is an unknown label."""
 
     row: int
+    """Counted from 0, as in ``predictions.jsonl``."""
     texts: tuple[tuple[str, str], ...]
     """Name and text of each input, cut."""
     words: tuple[Word, ...]
@@ -66,7 +67,7 @@ def agreement(lines: Sequence[Line], kind: AnswerKind) -> Agreement | None:
 
 
 def hardest(lines: Sequence[Line], kind: AnswerKind, limit: int) -> list[Disagreement]:
-    """The rows on which teacher and student differ most, those that both are sure of first."""
+    """The rows on which teacher and student differ, those with the largest `AnswerKind.gap` first."""
     found = [line for line in lines
              if line.get("teacher") is not None and not kind.same(line["teacher"], line["student"])]
     found.sort(key=lambda line: -kind.gap(line["teacher"], line["student"]))

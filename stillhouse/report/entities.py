@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stillhouse.metrics import is_chunked
+from stillhouse.metrics.tagging import is_chunked, readable
 from stillhouse.report.classes import ClassScore, class_score
 
 __all__ = ["entity_scores", "is_chunked", "type_of"]
-
-_LETTERS = {"L": "E", "U": "S", "M": "I"}  # BILOU and BMES in the letters of IOBES, which seqeval reads
 
 Entity = tuple[int, str, int, int]
 """Sentence, type, first and last token."""
@@ -35,4 +33,4 @@ def _entities(sentences: Sequence[Sequence[str]]) -> set[Entity]:
 
     return {(number, str(kind), int(start), int(end))
             for number, tags in enumerate(sentences)
-            for kind, start, end in get_entities([_LETTERS.get(tag[0], tag[0]) + tag[1:] for tag in tags])}
+            for kind, start, end in get_entities(readable(tags))}

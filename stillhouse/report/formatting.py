@@ -6,12 +6,17 @@ from collections.abc import Sequence
 
 from stillhouse.units import readable_bytes
 
-__all__ = ["as_many", "count", "duration", "measure", "milliseconds", "percent", "readable_bytes", "short_count",
-           "times", "together"]
+__all__ = ["as_many", "count", "duration", "measure", "milliseconds", "percent", "ratio", "readable_bytes",
+           "short_count", "times", "together"]
+
+_ROUNDED = 0.9995
+"""The least share of a power of 1000 that three digits round up to it."""
+
 
 def measure(value: float) -> str:
-    """A score: four decimals up to 1, four digits above."""
-    return f"{value:.4f}" if abs(value) <= 1 else f"{value:.4g}"
+    """A score: four decimals up to 1, four digits above, a whole number from 1000 up."""
+    size = abs(value)
+    return f"{value:.4f}" if size <= 1 else f"{value:.4g}" if size < 999.95 else count(value)
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -27,8 +32,9 @@ def count(number: float) -> str:
 def short_count(number: float) -> str:
     """A large number in three digits: ``6.19 M``."""
     for factor, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= factor:
-            return f"{number / factor:.3g} {letter}"
+        if number >= _ROUNDED * factor:
+            told = number / factor
+            return f"{told:.3g} {letter}" if told < 1000 * _ROUNDED else f"{count(told)} {letter}"
     return f"{number:.0f}"
 
 
@@ -37,9 +43,14 @@ def milliseconds(value: float) -> str:
     return f"{value:,.0f} ms" if value >= 100 else f"{value:.1f} ms" if value >= 1 else f"{value:.2f} ms"
 
 
+def ratio(factor: float) -> str:
+    """How many times as much: two digits up to 10, a whole number above."""
+    return f"{factor:.2g}" if factor < 10 else count(factor)
+
+
 def times(factor: float) -> str:
-    """A ratio: ``2.6 ×``."""
-    return f"{factor:.2g} ×" if factor < 10 else f"{factor:,.0f} ×"
+    """A ratio with its sign: ``2.6 ×``."""
+    return f"{ratio(factor)} ×"
 
 
 def duration(seconds_s: float) -> str:

@@ -11,6 +11,7 @@ from pathlib import PurePath
 from typing import Any
 
 from stillhouse.report.run_files import RunFiles
+from stillhouse.sections.flat import flattened
 
 _SEED = re.compile(r"seed-\d+(?=/|$)")
 _NOT_COMPARED = {"output", "name", "cache", "trackers", "training.seed", "training.log_every",
@@ -33,12 +34,17 @@ def spread(values: Sequence[float]) -> Spread:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one recipe with different seeds."""
+    """Runs of one recipe, as a rule with different seeds."""
 
     name: str
     runs: tuple[RunFiles, ...]
     settings: Mapping[str, Any]
     """The recipe by dotted key, without what is not compared."""
+
+    @property
+    def num_seeds(self) -> int:
+        """How many different seeds the runs have: less than runs where one was copied or repeated."""
+        return len({run.seed for run in self.runs})
 
     def spread(self, value: Callable[[RunFiles], float | None]) -> Spread | None:
         """Of a value of each run; None if a run lacks it."""
@@ -86,23 +92,13 @@ def differences(groups: Sequence[Group]) -> dict[str, list[Any]]:
 
 
 def _settings(run: RunFiles) -> dict[str, Any]:
-    flat = _flattened(run.recipe)
+    flat = flattened(run.recipe)
     return {key: _without_seed(value) for key, value in flat.items() if key not in _NOT_COMPARED}
 
 
 def _without_seed(value: Any) -> Any:
     """A path into the folder of a seed, such as an earlier stage's student, is the same for every seed."""
     return _SEED.sub("seed-N", value) if isinstance(value, str) else value
-
-
-def _flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flattened(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _names(firsts: Sequence[RunFiles], sizes: Sequence[int]) -> list[str]:

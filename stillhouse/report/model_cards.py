@@ -13,11 +13,11 @@ import yaml
 from stillhouse.errors import DataError
 from stillhouse.methods import citations
 from stillhouse.report.answers import kind_of_answers
-from stillhouse.report.calibration import calibration
-from stillhouse.report.formatting import count, measure, milliseconds, percent, readable_bytes
+from stillhouse.report.calibration import student_calibration
+from stillhouse.report.formatting import count, milliseconds, percent, readable_bytes
 from stillhouse.report.loading_code import loading_code
 from stillhouse.report.run_files import RunFiles, read_run
-from stillhouse.report.sections import lead, scores_of, student_told, teacher_told
+from stillhouse.report.sections import judged_models, lead, score_table, scores_of, student_told, teacher_told
 
 Model = Mapping[str, Any]
 
@@ -26,6 +26,8 @@ _PIPELINE_TAGS = {
     "question-answering": "question-answering", "multiple-choice": "multiple-choice",
     "sentence-embedding": "feature-extraction", "masked-lm": "fill-mask",
 }
+_WHO = {"teacher": "teacher", "student": "this model",
+        "without teacher": "same model, trained without the teacher"}
 _HUB_NAMES = {"exact_match", "accuracy", "f1", "precision", "recall", "perplexity"}
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _FILE = re.compile(r"\.(jsonl?|csv|tsv|txt|parquet)(\.gz)?$")
@@ -102,8 +104,7 @@ def _sources(run: RunFiles) -> list[Any]:
 
 
 def _data_name(run: RunFiles) -> str:
-    source = str(run.data.get(run.split) or run.data.get("train", "not said"))
-    return source if _is_on_hub(source, run) else PurePath(source).name
+    return _source_told(run, str(run.data.get(run.split) or run.data.get("train", "not said")))
 
 
 def _origin(run: RunFiles) -> str:
@@ -113,12 +114,8 @@ def _origin(run: RunFiles) -> str:
 
 
 def _results(run: RunFiles) -> str:
-    models = {"teacher": run.metrics.get("teacher"), "this model": run.metrics["student"],
-              "same model, trained without the teacher": run.metrics.get("contrast")}
-    names = list(dict.fromkeys(name for model in models.values() for name in scores_of(model or {})))
-    names.sort(key=lambda name: name != run.metric)
-    rows = [[who, *(measure(model[name]) if name in model else "" for name in names)]
-            for who, model in models.items() if model]
+    names, scores = score_table(run)
+    rows = [[_WHO[who], *told] for who, told in zip(judged_models(run), scores, strict=True)]
     about = f"On the {run.split} data ({_code(_data_name(run))}, {run.num_rows:,} rows)."
     agreement = run.metrics["student"].get("agreement_with_teacher")
     if agreement is not None:
@@ -137,15 +134,16 @@ def _size_and_speed(run: RunFiles) -> str:
 
 
 def _training(run: RunFiles) -> str:
-    sources = ", ".join(f"{split} {_code(_source_told(run, split))} ({number:,} rows)" if run.data.get(split) else
-                        f"{split} ({number:,} rows)" for split, number in run.metrics["rows"].items())
+    named = {split: f" {_code(_source_told(run, str(run.data[split])))}" if run.data.get(split) else ""
+             for split in run.metrics["rows"]}
+    sources = ", ".join(f"{split}{named[split]} ({number:,} rows)" for split, number in run.metrics["rows"].items())
     steps = run.metrics["student"].get("steps")
     taken = f" {steps:,} optimizer steps." if steps is not None else ""
     return f"Data: {sources}.{taken} The recipe, with its defaults filled in:"
 
 
-def _source_told(run: RunFiles, split: str) -> str:
-    source = str(run.data[split])
+def _source_told(run: RunFiles, source: str) -> str:
+    """The name on the hub, or that of a file without its folder."""
     return source if _is_on_hub(source, run) else PurePath(source).name
 
 
@@ -166,10 +164,8 @@ def _limitations(run: RunFiles) -> Iterator[str]:
 
 def _calibration_told(run: RunFiles) -> Iterator[str]:
     kind = kind_of_answers(run) if run.predictions else None
-    judged = [choice for line in run.predictions for choice in (kind.choices(line) if kind else ())
-              if choice.gold is not None and choice.student_confidence > 0]
-    if judged:
-        found = calibration([one.student_confidence for one in judged], [one.student == one.gold for one in judged])
+    found = student_calibration([choice for line in run.predictions for choice in (kind.choices(line) if kind else ())])
+    if found is not None:
         yield (f"Its confidence is {percent(found.confidence)} on average and it is right in {percent(found.accuracy)} "
                f"(expected calibration error {found.ece:.3f}, 15 bins).")
 

@@ -18,6 +18,7 @@ Line = Mapping[str, Any]
 """One JSON object of a file that holds one a line."""
 
 _RECIPE, _METRICS, _PREDICTIONS = "recipe.yaml", "metrics.json", "predictions.jsonl"
+_EXPORT = "onnx/export.json"  # where an export is written that is given no other place
 _SEED_FOLDER = re.compile(r"seed-\d+")
 _NO_RUNS_INSIDE = {"checkpoints", "student", "profile"}
 _DEPTH = 3  # of runs below a folder: stages below a seed below what they have in common
@@ -82,6 +83,29 @@ class RunFiles:
         found |= {path.name.removeprefix("events.").removesuffix(".jsonl"): path
                   for path in sorted(self.path.glob("events.*.jsonl"))}
         return {name: list(_lines(path)) for name, path in found.items() if path.exists()}
+
+    def validation_scores(self, training: str = "student") -> list[tuple[int, float]]:
+        """Step and validation score of each evaluation in a training, by the measure that counts."""
+        return [(event["step"], float(event["metrics"][self.metric])) for event in self.events.get(training, ())
+                if event.get("event") == "evaluation" and self.metric in event.get("metrics", {})]
+
+    @cached_property
+    def export(self) -> Mapping[str, Any] | None:
+        """What was measured of the student as ONNX; None if it was not exported. Raises `DataError`."""
+        path = self.path / _EXPORT
+        if not path.exists():
+            return None
+        try:
+            found = json.loads(_text(path))
+        except ValueError as error:
+            raise DataError(f"{path} is not JSON: {error}; export the run again") from error
+        missing = [name for name in ("metric", "rows", "parity", "metrics", "latency")
+                   if not isinstance(found, Mapping) or name not in found]
+        if missing:
+            raise DataError(f"{path} has no {', '.join(missing)}, so it is not the result of an export; export the run "
+                            "again")
+        export: Mapping[str, Any] = found
+        return export
 
     @cached_property
     def predictions(self) -> Sequence[Line]:
@@ -151,7 +175,7 @@ def _is_of_stages(path: Path) -> bool:
 
 
 def _natural(path: Path) -> list[str | int]:
-    return [int(part) if part.isdigit() else part for part in _NUMBERS.split(path.name)]
+    return [int(part) if part.isdecimal() else part for part in _NUMBERS.split(path.name)]
 
 
 def _lines(path: Path) -> Iterator[Line]:

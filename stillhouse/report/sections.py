@@ -22,6 +22,7 @@ from stillhouse.report.blocks import (
     Text,
 )
 from stillhouse.report.charts import Chart, Line, line_chart, series
+from stillhouse.report.exports import export_blocks
 from stillhouse.report.formatting import (
     as_many,
     count,
@@ -29,6 +30,7 @@ from stillhouse.report.formatting import (
     measure,
     milliseconds,
     percent,
+    ratio,
     readable_bytes,
     short_count,
     times,
@@ -51,7 +53,7 @@ def run_page(run: RunFiles, anchor: str = "") -> RunPage:
     """
     sections: list[Titled] = [
         ("summary", "Summary", _summary(run)), ("learning", "Learning", _learning(run)),
-        *answer_sections(run), ("speed", "Speed and size", _speed(run)),
+        *answer_sections(run), ("speed", "Speed and size", [*_speed(run), *export_blocks(run)]),
         ("recipe", "Recipe", [Code("recipe.yaml, with the defaults filled in", run.recipe_text)]),
         ("cite", "What to cite", [] if anchor else citation_blocks([run])),
     ]
@@ -76,7 +78,7 @@ def lead(run: RunFiles) -> str:
     share, factor = student["size_bytes"] / teacher["size_bytes"], teacher["latency_ms"] / student["latency_ms"]
     return (f"A student of {size} {quality}, at {percent(share, 0)} of the size. A single row takes it "
             f"{milliseconds(student['latency_ms'])} instead of {milliseconds(teacher['latency_ms'])}, "
-            f"{factor:.2g} times as fast.")
+            f"{ratio(factor)} times as fast.")
 
 
 def student_told(run: RunFiles) -> str:
@@ -123,15 +125,27 @@ def _summary(run: RunFiles) -> list[Block]:
 
 def _models(run: RunFiles) -> Table:
     """A row a model, a column a score."""
+    models = judged_models(run)
+    names, rows = score_table(run)
+    sizes = [[count(model["parameters"]) if "parameters" in model else "",
+              readable_bytes(model["size_bytes"]) if "size_bytes" in model else ""] for model in models.values()]
+    return Table(f"Scores on the {run.split} data", ["", *names, "parameters", "size"],
+                 [[who, *scores, *size] for who, scores, size in zip(models, rows, sizes, strict=True)])
+
+
+def judged_models(run: RunFiles) -> dict[str, Model]:
+    """The models whose scores are known, by who they are."""
     models = {"teacher": run.metrics.get("teacher"), "student": run.metrics["student"],
               "without teacher": run.metrics.get("contrast")}
-    names = list(dict.fromkeys(name for model in models.values() for name in scores_of(model or {})))
+    return {who: model for who, model in models.items() if model}
+
+
+def score_table(run: RunFiles) -> tuple[list[str], list[list[str]]]:
+    """The names of all scores, that which counts first, and the scores of each of `judged_models` as texts."""
+    models = judged_models(run).values()
+    names = list(dict.fromkeys(name for model in models for name in scores_of(model)))
     names.sort(key=lambda name: name != run.metric)
-    rows = [[who, *(measure(model[name]) if name in model else "" for name in names),
-             count(model["parameters"]) if "parameters" in model else "",
-             readable_bytes(model["size_bytes"]) if "size_bytes" in model else ""]
-            for who, model in models.items() if model]
-    return Table(f"Scores on the {run.split} data", ["", *names, "parameters", "size"], rows)
+    return names, [[measure(model[name]) if name in model else "" for name in names] for model in models]
 
 
 def scores_of(model: Model) -> dict[str, float]:
@@ -195,8 +209,7 @@ def _evaluations(run: RunFiles) -> Chart | None:
     lines = []
     for training, name, color, style in (("student", "student", svg.STUDENT, "-"),
                                          ("contrast", "without teacher", svg.CONTRAST, "--")):
-        points = [(event["step"], float(event["metrics"][run.metric])) for event in run.events.get(training, ())
-                  if event.get("event") == "evaluation" and run.metric in event.get("metrics", {})]
+        points = run.validation_scores(training)
         if points:
             lines.append(Line(name, points, color, style, dots=True))
     if not lines:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -14,6 +13,7 @@ from stillhouse.report.blocks import Section
 from stillhouse.report.comparison import comparisons, lead_of, title_of
 from stillhouse.report.run_files import RunFiles, find_runs
 from stillhouse.report.sections import citation_blocks, run_page
+from stillhouse.whole_files import write_text
 
 _FILE = "report.html"
 
@@ -38,9 +38,7 @@ def write_report(runs: Sequence[Path], output: Path | None = None) -> Path:
         if target.is_dir():
             raise IsADirectoryError(0, "it is a folder")
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".writing-{target.name}")
-        aside.write_text(html, encoding="utf-8")
-        os.replace(aside, target)
+        write_text(target, html)
     except OSError as error:
         raise ConfigError(f"--output: {target} cannot be written: {error.strerror or error}; name a file, as in "
                           "--output report.html") from error

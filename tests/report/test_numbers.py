@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,8 +15,17 @@ from stillhouse.report.calibration import calibration
 from stillhouse.report.classes import class_scores
 from stillhouse.report.confusion import confusion
 from stillhouse.report.entities import entity_scores, type_of
+from stillhouse.report.formatting import measure, ratio, short_count, times
 from stillhouse.report.groups import spread
 
+SPELLED: list[tuple[Callable[[float], str], float, str]] = [
+    (measure, 0.98765, "0.9877"), (measure, 1, "1.0000"), (measure, 34.5678, "34.57"), (measure, 999.94, "999.9"),
+    (measure, 999.96, "1,000"), (measure, 12345.6, "12,346"), (measure, -2500.4, "-2,500"),
+    (short_count, 999, "999"), (short_count, 999.6, "1 k"), (short_count, 6_190_000, "6.19 M"),
+    (short_count, 999_400, "999 k"), (short_count, 999_500, "1 M"), (short_count, 999_600, "1 M"),
+    (short_count, 999_700_000, "1 B"), (short_count, 1.2345e12, "1,234 B"),
+    (times, 2.64, "2.6 ×"), (times, 154.2, "154 ×"), (ratio, 9.96, "10"), (ratio, 1542.0, "1,542"),
+]
 NAMES = ["a", "b", "c", "d"]
 
 
@@ -114,6 +124,11 @@ def test_an_entity_cut_short_is_wrong() -> None:
 @pytest.mark.parametrize(("tag", "expected"), [("B-PER", "PER"), ("O", "O"), ("NOUN", "NOUN"), ("I-a-b", "a-b")])
 def test_the_type_of_a_tag_is_what_follows_its_position(tag: str, expected: str) -> None:
     assert type_of(tag) == expected
+
+
+@pytest.mark.parametrize(("tell", "value", "expected"), SPELLED)
+def test_no_number_is_told_with_an_exponent(tell: Callable[[float], str], value: float, expected: str) -> None:
+    assert tell(value) == expected
 
 
 def test_the_spread_of_seeds_is_the_samples() -> None:

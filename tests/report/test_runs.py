@@ -57,6 +57,12 @@ def test_runs_below_a_folder_are_found_in_the_order_people_count_in(tmp_path: Pa
     assert [run.name for run in find_runs(tmp_path / "T3")] == ["T3/seed-0", "T3/seed-2", "T3/seed-10"]
 
 
+def test_a_folder_named_by_a_digit_that_is_no_number_is_looked_into(tmp_path: Path) -> None:
+    for name in ("²", "10", "2"):
+        make_run(tmp_path / name)
+    assert [run.name for run in find_runs(tmp_path)] == ["2", "10", "²"]
+
+
 def test_stages_are_found_below_their_recipe_and_unfinished_runs_are_left_out(tmp_path: Path) -> None:
     for stage in ("first", "second", "third"):
         make_run(tmp_path / stage)
@@ -78,6 +84,22 @@ def test_seeds_of_one_recipe_are_one_group_named_after_the_folder_above(tmp_path
     groups = grouped(runs)
     assert [(group.name, len(group.runs)) for group in groups] == [("T3", 2), ("tiny", 1)]
     assert differences(groups) == {"student.shape": ["T3", "T4-tiny"]}
+
+
+def test_a_run_that_was_copied_counts_as_one_seed(tmp_path: Path) -> None:
+    runs = [read_run(make_run(tmp_path / name, seed=seed)) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+    (group,) = grouped(runs)
+    assert (len(group.runs), group.num_seeds) == (3, 2)
+
+
+def test_an_export_that_is_damaged_is_named_and_one_that_is_not_there_is_none(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    assert read_run(run).export is None
+    (run / "onnx").mkdir()
+    for text, message in (("{broken", "export.json is not JSON"), ("[]", "has no metric"), ("{}", "has no metric")):
+        (run / "onnx" / "export.json").write_text(text)
+        with pytest.raises(DataError, match=message):
+            _ = read_run(run).export
 
 
 def test_stages_of_seeds_are_grouped_though_each_builds_on_its_own_seeds_student(tmp_path: Path) -> None:

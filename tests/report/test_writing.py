@@ -16,7 +16,7 @@ from stillhouse.errors import ConfigError
 from stillhouse.report import write_report
 from stillhouse.report.commands import report_command
 from stillhouse.report.disagreements import LONGEST_TEXT
-from tests.report.made_runs import HOSTILE, NUM_ROWS, make_run
+from tests.report.made_runs import HOSTILE, NUM_ROWS, TAGS, add_export, make_run
 
 KINDS = [("text-classification", "single"), ("text-classification", "multi"), ("text-classification", "regression"),
          ("token-classification", "single"), ("question-answering", "single"), ("multiple-choice", "single"),
@@ -158,6 +158,68 @@ def test_many_classes_are_told_by_their_most_confused_pairs(tmp_path: Path) -> N
     page = page_of(run, output=tmp_path / "page.html")
     assert "Most confused: student against teacher" in page.words
     assert "Each row adds up to 100 %" not in page.words
+
+
+def test_many_classes_that_nobody_confuses_are_told_in_words(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", names=[f"class {number}" for number in range(30)])
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["student"] = row["teacher"]
+    (run / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = page_of(run, output=tmp_path / "page.html").words
+    assert "Student against teacher: nothing is confused" in words
+    assert "Most confused: student against teacher" not in words
+    assert "Most confused: student against label" in words
+
+
+def test_tags_that_mark_no_entities_are_not_merged_by_what_follows_a_dash(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "token-classification")
+    swap = dict(zip(TAGS, ("NN", "VB-past", "JJ-past", "VB-sup", "JJ-sup"), strict=True))
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["label"] = [swap[tag] for tag in row["label"]]
+        for who in ("teacher", "student"):
+            row[who]["tags"] = [swap[tag] for tag in row[who]["tags"]]
+    (run / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps({**metrics, "label_names": list(swap.values())}))
+    text = write_report([run]).read_text(encoding="utf-8")
+    assert 'title="teacher VB-past, student JJ-past: ' in text and "teacher past" not in text
+    assert "The student by class" in text and "Entities" not in text
+
+
+def test_rows_are_counted_from_one(tmp_path: Path) -> None:
+    page = page_of(make_run(tmp_path / "run"), output=tmp_path / "page.html")
+    shown = {int(number) for number in re.findall(r"\brow (\d+)", page.words)}
+    assert {4, 8} <= shown  # rows 3 and 7, counted from 0, are made to be the hardest
+
+
+def test_a_large_speed_up_is_told_as_a_whole_number(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["teacher"]["latency_ms"], metrics["student"]["latency_ms"] = 154.2, 1.0
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert "154 times as fast" in page_of(run, output=tmp_path / "page.html").words
+
+
+def test_an_export_is_shown_with_its_speed_and_what_it_cost(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    assert "ONNX" not in page_of(run, output=tmp_path / "page.html").words
+    add_export(run)
+    words = page_of(run, output=tmp_path / "page.html").words
+    for told in ("Exported to ONNX, on cpu, 1 thread", "runs in size 1 row 32 rows", "onnx fp32 69.6 MB 4.1 ms 131 ms",
+                 "onnx int8 17.7 MB 2.2 ms 70.4 ms", "difference between the outputs of student and export is 1.4e-06",
+                 f"accuracy on {NUM_ROWS} rows of the test data: 0.9100 in torch fp32, 0.9000 in onnx fp32 and 0.8900 "
+                 "in onnx int8"):
+        assert told in words
+
+
+def test_runs_of_one_seed_are_not_called_seeds(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_run(tmp_path / "T3" / name)
+    words = page_of(tmp_path / "T3", output=tmp_path / "page.html").words
+    assert "a, 2 runs of 1 seed" in words and "2 seeds" not in words
+    assert "over 2 runs. Several runs of a have the same seed" in words
 
 
 def test_a_dollar_sign_and_letters_that_the_chart_library_lacks_pass(tmp_path: Path) -> None:
