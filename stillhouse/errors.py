@@ -74,6 +74,11 @@ def unknown_name(what: str, name: object, allowed: Iterable[str]) -> str:
     return f"unknown {what} {name!r}{hint} Known: {', '.join(known)}"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, for a message about something larger; empty if it says nothing."""
+    return str(error).strip().partition("\n")[0]
+
+
 @contextmanager
 def about(key: str) -> Iterator[None]:
     """A user's mistakes found inside are said to be about this key of a recipe."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stillhouse.errors import PlanError, StillhouseError
+from stillhouse.errors import PlanError, StillhouseError, first_line
 from stillhouse.export.folders import size_of
 from stillhouse.export.graphs import Asked
 from stillhouse.export.rows import ComparedRows
@@ -48,7 +48,7 @@ def contenders(run: FinishedRun, student: nn.Module, graphs: Mapping[str, tuple[
 
 def _teachers(run: FinishedRun, compared: ComparedRows) -> tuple[list[nn.Module], EncodedSplit, str]:
     """The models that teach together, and the rows as they read them; none, and why."""
-    if not compared.has_labels or compared.examples is None:
+    if not compared.has_data or compared.examples is None:
         return [], compared.encoded, "the teacher was not timed, since it cannot be found without the run's data"
     try:
         assert run.recipe is not None  # the data is its
@@ -60,7 +60,7 @@ def _teachers(run: FinishedRun, compared: ComparedRows) -> tuple[list[nn.Module]
         return ([member.model for member in teaching.members],
                 compared.task.encoded(compared.examples, teaching.tokenizer), "")
     except StillhouseError as error:
-        return [], compared.encoded, f"the teacher was not timed: {str(error).partition(chr(10))[0]}"
+        return [], compared.encoded, f"the teacher was not timed: {first_line(error)}"
 
 
 def _in_torch(name: str, models: Sequence[nn.Module], task: Task[Any], rows: EncodedSplit) -> list[Contender]:

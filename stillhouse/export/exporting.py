@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from stillhouse.errors import ConfigError
 from stillhouse.export import hub, packages
 from stillhouse.export.contenders import contenders
-from stillhouse.export.folders import INT8_MODEL, MODEL, RESULTS, require_place, size_of, written_aside
+from stillhouse.export.folders import INT8_MODEL, MODEL, RESULTS, require_place, size_of, writing, written_aside
 from stillhouse.export.graphs import OLDEST_OPSET, Asked, write_graph
 from stillhouse.export.parity import TOLERANCE, Parity, compared, require_parity
 from stillhouse.export.quantizing import write_int8
@@ -24,9 +24,9 @@ from stillhouse.export.rows import ComparedRows, rows_to_compare
 from stillhouse.export.sessions import OnnxModel, judged
 from stillhouse.export.timing import Timing, timed
 from stillhouse.finished import FinishedRun, open_run
-from stillhouse.recipe.fitting import write_json
 from stillhouse.recipe.versions import versions
 from stillhouse.tasks import Judgement
+from stillhouse.whole_files import write_json
 
 TORCH, ONNX, INT8 = "torch fp32", "onnx fp32", "onnx int8"
 LARGEST_LOSS = 0.01
@@ -106,8 +106,9 @@ def export_onnx(
     folder = _default_place(opened) if output is None else Path(output).expanduser()
     require_place(folder)
     with written_aside(folder) as aside:
-        exported = _Export(opened, aside, opset, int8, tell).results(num_rows)
-        write_json(aside / RESULTS, _as_dict(exported, opened))
+        exported = _Export(opened, folder, aside, opset, int8, tell).results(num_rows)
+        with writing(folder):
+            write_json(aside / RESULTS, _as_dict(exported, opened))
     exported = dataclasses.replace(exported, folder=folder)
     if push_to_hub is None:
         return exported
@@ -120,6 +121,8 @@ class _Export:
     """One export on its way, into a folder that is nobody's yet."""
 
     run: FinishedRun
+    output: Path
+    """Where the folder will be."""
     folder: Path
     opset: int | None
     int8: bool
@@ -136,7 +139,7 @@ class _Export:
                           per_token=rows.task.predicts in ("tokens", "spans"))
         require_parity(parity)
         answers = self._judged(student, graphs, rows)
-        if rows.has_labels and self.int8 and (loss := _loss(answers, rows)) > LARGEST_LOSS:
+        if rows.has_data and self.int8 and (loss := _loss(answers, rows)) > LARGEST_LOSS:
             notes += self._more_careful(graphs, answers, rows, loss)
         self.tell("measuring how long answers take")
         paths = {name: (graph, self._path(name)) for name, graph in graphs.items()}
@@ -145,7 +148,7 @@ class _Export:
         return Exported(
             self.folder, {path.name: size_of(path) for _, path in paths.values()}, rows.source, len(rows),
             parity, rows.task.metric,
-            {name: answer.metrics for name, answer in answers.items()} if rows.has_labels else {},
+            {name: answer.metrics for name, answer in answers.items()} if rows.has_data else {},
             {name: answer.agreement(answers[TORCH]) for name, answer in answers.items() if name != TORCH}, latency,
             (*notes, *([note] if note else [])))
 
@@ -153,7 +156,8 @@ class _Export:
                       loss: float) -> list[str]:
         """Write 8 bits again with fewer matrices in them, and say so; warn if that is not enough."""
         self.tell(f"8 bits cost {loss:.4f} of the {rows.task.metric}: quantizing fewer weights")
-        write_int8(self._path(ONNX), self._path(INT8), spare_narrowing=True)
+        with writing(self.output):
+            write_int8(self._path(ONNX), self._path(INT8), spare_narrowing=True)
         graphs[INT8] = OnnxModel(self._path(INT8), torch.get_num_threads())
         answers[INT8] = judged(graphs[INT8], rows.task, rows.encoded)
         if (left := _loss(answers, rows)) > LARGEST_LOSS:
@@ -163,15 +167,16 @@ class _Export:
                 f"{rows.task.metric} with them and cost {left:.4f} without"]
 
     def _written(self, student: PreTrainedModel, rows: ComparedRows) -> dict[str, OnnxModel]:
-        self.tell("writing the student as ONNX")
-        write_graph(student, rows.task, rows.encoded.batch([0]), self._path(ONNX), self.opset)
-        names = [ONNX]
-        if self.int8:
-            self.tell("quantizing its weights")
-            write_int8(self._path(ONNX), self._path(INT8))
-            names.append(INT8)
-        self.run.tokenizer().save_pretrained(self.folder)
-        student.config.save_pretrained(self.folder)
+        tokenizer, batch, names = self.run.tokenizer(), rows.encoded.batch([0]), [ONNX]
+        with writing(self.output):
+            self.tell("writing the student as ONNX")
+            write_graph(student, rows.task, batch, self._path(ONNX), self.opset)
+            if self.int8:
+                self.tell("quantizing its weights")
+                write_int8(self._path(ONNX), self._path(INT8))
+                names.append(INT8)
+            tokenizer.save_pretrained(self.folder)
+            student.config.save_pretrained(self.folder)
         return {name: OnnxModel(self._path(name), torch.get_num_threads()) for name in names}
 
     def _judged(self, student: PreTrainedModel, graphs: Mapping[str, OnnxModel],

@@ -22,11 +22,14 @@ MODEL, INT8_MODEL, RESULTS = "model.onnx", "model.int8.onnx", "export.json"
 
 
 def require_place(folder: Path) -> None:
-    """Raise `ConfigError` unless the folder is not there, or empty, or an earlier export."""
+    """Raise `ConfigError` unless the folder is not there, or empty, or an earlier export that nobody stands in."""
     if not folder.exists():
         return
     if not folder.is_dir():
         raise ConfigError(f"--output {folder}: that is a file; name a folder")
+    if Path.cwd().resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"--output {folder}: that is the current directory or holds it, and would be replaced; name "
+                          "a folder inside, as in --output onnx, or go elsewhere first")
     found = sorted(path.name for path in folder.iterdir())
     if found and RESULTS not in found:
         raise ConfigError(f"--output {folder}: the folder holds what no export has written ({', '.join(found[:5])}); "
@@ -36,19 +39,29 @@ def require_place(folder: Path) -> None:
 @contextmanager
 def written_aside(folder: Path) -> Iterator[Path]:
     """A new folder beside it, which takes its place in the end, or is removed after an error."""
-    aside = folder.with_name(f".writing-{folder.name}")
+    place = folder.resolve()
+    aside = place.with_name(f".writing-{place.name}")
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        with writing(folder):
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
         yield aside
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(aside, folder)
+        with writing(folder):
+            if place.exists():
+                shutil.rmtree(place)
+            os.replace(aside, place)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Around what only writes: whatever the disk refuses is a `ConfigError` about the folder."""
+    try:
+        yield
     except OSError as error:
         raise ConfigError(f"--output {folder}: cannot be written: {error.strerror or error}; name another folder, or "
                           "mend that") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def size_of(path: Path) -> int:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.adaptors.sentence_embedding import EMBEDDING
-from stillhouse.errors import PlanError
+from stillhouse.errors import PlanError, first_line
 from stillhouse.export.recurrent_layers import exportable
 from stillhouse.model_size import size_bytes
 from stillhouse.modes import evaluation
@@ -131,4 +131,4 @@ def _reason(error: Exception) -> str:
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    return f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0][:300]}".rstrip(": .")
+    return f"{type(cause).__name__}: {first_line(cause)[:300]}".rstrip(": .")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import huggingface_hub
@@ -9,7 +11,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from stillhouse.errors import ConfigError
+from stillhouse.errors import ConfigError, first_line
 
 
 def require_access(repo_id: str) -> None:
@@ -25,12 +27,9 @@ def require_access(repo_id: str) -> None:
     if huggingface_hub.get_token() is None:
         raise ConfigError("--push-to-hub: there is no token, so the hub does not know who you are; log in with "
                           "hf auth login, or set the environment variable HF_TOKEN to a token that may write")
-    try:
+    with _told("--push-to-hub: the hub does not take the token, or cannot be reached",
+               "; look after that first, or leave --push-to-hub out"):
         huggingface_hub.HfApi().whoami()
-    except Exception as error:  # whatever the network, a proxy or the hub says
-        reason = str(error).strip().partition("\n")[0][:300] or type(error).__name__
-        raise ConfigError(f"--push-to-hub: the hub does not take the token, or cannot be reached ({reason}); look after"
-                          " that first, or leave --push-to-hub out") from error
 
 
 def upload(repo_id: str, student_dir: Path, export_dir: Path) -> str:
@@ -39,15 +38,21 @@ def upload(repo_id: str, student_dir: Path, export_dir: Path) -> str:
     A repository that is not there yet is made, a private one. Raises `ConfigError` if the hub refuses.
     """
     api = huggingface_hub.HfApi()
-    try:
+    with _told(f"--push-to-hub {repo_id}: the upload failed",
+               f". What was exported is in {export_dir}; export again to try again"):
         url = api.create_repo(repo_id, private=True, exist_ok=True)
         full_id = url.repo_id
         api.upload_folder(repo_id=full_id, folder_path=student_dir, ignore_patterns=["onnx/*"],
                           commit_message="Student distilled with Stillhouse")
         api.upload_folder(repo_id=full_id, folder_path=export_dir, path_in_repo="onnx",
                           commit_message="The same as ONNX")
-    except Exception as error:  # whatever the network, a proxy or the hub says
-        reason = str(error).strip().partition("\n")[0][:300] or type(error).__name__
-        raise ConfigError(f"--push-to-hub {repo_id}: the upload failed ({reason}). What was exported is in "
-                          f"{export_dir}; export again to try again") from error
     return str(url)
+
+
+@contextmanager
+def _told(what: str, remedy: str) -> Iterator[None]:
+    """Raise `ConfigError` for whatever the network, a proxy or the hub says inside: what it means, and what to do."""
+    try:
+        yield
+    except Exception as error:  # of any kind
+        raise ConfigError(f"{what} ({first_line(error)[:300] or type(error).__name__}){remedy}") from error

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, final
 import torch
 from torch import Tensor, nn
 
-from stillhouse.students.recurrent import BidirectionalLayer
+from stillhouse.students.recurrent import BidirectionalLayer, both_ways
 
 _GATES = {"GRU": (1, 0, 2), "LSTM": (0, 3, 1, 2)}
 """Where each gate of the ONNX operator stands among torch's: update, reset, new; input, output, forget, cell."""
@@ -41,11 +41,7 @@ class _BidirectionalOperator(nn.Module):
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         """States (B, T, H) from states (B, T, H) and a mask (B, T), True where words are."""
-        positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-        behind = positions + mask.shape[1]
-        there = _read(self.forwards, states, torch.where(mask, positions, behind))
-        back = _read(self.backwards, states, torch.where(mask, -positions, behind))
-        return torch.cat([there, back], dim=-1)
+        return both_ways(_read, self.forwards, self.backwards, states, mask)
 
 
 @final

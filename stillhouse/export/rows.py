@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, final
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stillhouse.errors import StillhouseError
+from stillhouse.errors import StillhouseError, first_line
 from stillhouse.finished import FinishedRun
 from stillhouse.recipe.reading import load_task
 from stillhouse.tasks import EncodedSplit, Examples, Task
@@ -28,7 +29,7 @@ class ComparedRows:
         task: of the run, with all its data if that is still there.
         encoded: as the student reads them.
         examples: the same before that; None for tokens that were made up.
-        has_labels: whether the task's data is there, so that answers can be judged, and a teacher be found.
+        has_data: whether the run's data is there, so that answers can be judged, and a teacher be found.
         note: why these are not the rows that the run reported; empty if they are.
     """
 
@@ -36,7 +37,7 @@ class ComparedRows:
     task: Task[Any]
     encoded: EncodedSplit
     examples: Examples | None
-    has_labels: bool = False
+    has_data: bool = False
     note: str = ""
 
     def __len__(self) -> int:
@@ -58,7 +59,7 @@ def rows_to_compare(run: FinishedRun, model: PreTrainedModel, limit: int | None)
         examples = _first(task.split(split), limit)
         return ComparedRows(f"the {split} data", task, task.encoded(examples, tokenizer), examples, True)
     except StillhouseError as error:
-        note = (f"the data of the run cannot be read from here ({_first_line(error)}); paths that are relative are "
+        note = (f"the data of the run cannot be read from here ({_reason(error)}); paths that are relative are "
                 "looked for in the current directory")
     kept = _kept_texts(run, limit)
     if kept is None:
@@ -66,7 +67,7 @@ def rows_to_compare(run: FinishedRun, model: PreTrainedModel, limit: int | None)
     try:
         encoded = run.task.encoded(kept, tokenizer)
     except (StillhouseError, KeyError, TypeError) as error:
-        return _made_up(run.task, model, tokenizer, f"{note}, nor can predictions.jsonl ({_first_line(error)})")
+        return _made_up(run.task, model, tokenizer, f"{note}, nor can predictions.jsonl ({_reason(error)})")
     return ComparedRows("the texts in predictions.jsonl", run.task, encoded, kept, note=note)
 
 
@@ -88,8 +89,8 @@ def _kept_texts(run: FinishedRun, limit: int | None) -> Examples | None:
     """The inputs in ``predictions.jsonl`` as examples without labels; None if there are none."""
     path = run.path / "predictions.jsonl"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()[:limit]
-        inputs: list[Mapping[str, Any]] = [json.loads(line)["inputs"] for line in lines]
+        with path.open(encoding="utf-8", newline="\n") as file:  # a text may hold what else ends a line, as U+2028 does
+            inputs: list[Mapping[str, Any]] = [json.loads(line)["inputs"] for line in islice(file, limit)]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if not inputs:
@@ -118,5 +119,5 @@ def _made_up(task: Task[Any], model: PreTrainedModel, tokenizer: PreTrainedToken
     return ComparedRows("made-up tokens", task, encoded, None, note=note)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(". ")
+def _reason(error: Exception) -> str:
+    return first_line(error).rstrip(". ")

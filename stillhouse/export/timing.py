@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from stillhouse.recipe.measuring import speed
 from stillhouse.tasks import EncodedSplit
 
 BATCH_SIZES = (1, 32)
@@ -60,8 +61,7 @@ def timed(contenders: Sequence[Contender], clock: Callable[[], float] = time.per
     for size in dict.fromkeys(min(size, num_rows) for size in BATCH_SIZES):
         rounds = _ROUNDS[1 if size == 1 else BATCH_SIZES[-1]]
         for found, seconds in zip(by_batch, _seconds(contenders, size, num_rows, rounds, clock), strict=True):
-            median_s = statistics.median(seconds)
-            found[str(size)] = {"ms": round(1000 * median_s, 3), "rows_per_s": round(size / median_s, 1)}
+            found[str(size)] = speed(size, statistics.median(seconds))
     return [Timing(one.model, one.runtime, one.size_bytes, found)
             for one, found in zip(contenders, by_batch, strict=True)]
 

@@ -13,6 +13,7 @@ import typer
 
 from stillhouse.errors import ConfigError
 from stillhouse.interruption import interruptible
+from stillhouse.whole_files import written_whole
 
 if TYPE_CHECKING:
     from stillhouse.finished.finished_run import FinishedRun
@@ -42,6 +43,8 @@ def predict_command(
         from stillhouse.finished.given_rows import lines, stretches
         from stillhouse.finished.predicting import predictions
 
+        if output is not None:
+            _require_place(output)
         opened = _opened(run, task, settings)
         if file is None and sys.stdin.isatty():
             typer.echo("reading rows from standard input, one a line; end with Ctrl-D", err=True)
@@ -90,15 +93,19 @@ def _print(said: Iterable[Any]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it closes the pipe
 
 
+def _require_place(path: Path) -> None:
+    """Raise `ConfigError` for a folder, and for a file in what is no folder."""
+    if os.path.isdir(path):
+        raise ConfigError(f"--output {str(path)!r} is a folder; name a file, as in --output {path / 'said.jsonl'}")
+    if not os.path.isdir(path.parent):
+        raise ConfigError(f"--output {str(path)!r} cannot be written: {path.parent} is no folder; name another file")
+
+
 def _write(path: Path, said: Iterable[Any]) -> None:
-    """Aside, then renamed."""
-    aside = path.with_name(f".writing-{path.name}")
+    """All of it, or nothing."""
     try:
-        with aside.open("w", encoding="utf-8") as file:
+        with written_whole(path) as aside, aside.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in said)
-        os.replace(aside, path)
     except OSError as error:
         raise ConfigError(f"--output {str(path)!r} cannot be written: {error.strerror or error}; name another "
                           "file") from error
-    finally:
-        aside.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from torch import nn
 
 from stillhouse.errors import DataError
 from stillhouse.finished.finished_run import FinishedRun, open_run
-from stillhouse.finished.given_rows import as_read, rows_of
+from stillhouse.finished.given_rows import as_given, as_read
 from stillhouse.tasks import Task
 from stillhouse.tasks.data_files import Rows
 from stillhouse.tasks.pretrained import are_nameless
@@ -39,7 +39,7 @@ def evaluate(run: FinishedRun | str | Path, data: Labelled, *, batch_size: int =
     """
     opened = run if isinstance(run, FinishedRun) else open_run(run)
     task = opened.task
-    rows = as_read(task, data) if isinstance(data, (str, Path)) else rows_of(list(data), "the given rows")
+    rows = as_read(task, data) if isinstance(data, (str, Path)) else as_given(task, data)
     if not len(rows):
         raise DataError("the given rows: there are none; give at least one")
     examples = task.examples(_by_name(task, rows), "test")

@@ -113,7 +113,7 @@ def _run(folder: Path, task: str | None, settings: Mapping[str, Any]) -> Finishe
         raise ConfigError(f"{folder} is a run without a student yet (there is no {student_dir}); finish it with "
                           "stillhouse run RECIPE --resume")
     model = _of_model(TASKS[name].data, load_config(str(student_dir)))
-    names = {key: model[key] for key in ("label_names",) if key in model}
+    names = {"label_names": model["label_names"]} if "label_names" in model else {}
     return FinishedRun(folder, student_dir, _task(name, {**values["data"], **names, **settings}), values)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -11,10 +10,12 @@ from typing import Any
 
 from stillhouse.errors import DataError
 from stillhouse.tasks import Task
-from stillhouse.tasks.data_files import Rows, read_rows
+from stillhouse.tasks.data_files import Rows, format_suffix, json_line, read_rows
 
 STRETCH = 256
 """Rows that are encoded and answered together."""
+
+_FROM_PYTHON = "the given rows"
 
 Given = str | Path | Iterable[Mapping[str, Any]] | Iterable[str]
 """A file, folder or hub id; or rows by column; or texts, where a task reads one text a row."""
@@ -25,7 +26,7 @@ def stretches(task: Task[Any], given: Given) -> Iterator[Rows]:
     if isinstance(given, (str, Path)):
         yield from _cut(as_read(task, given))
         return
-    yield from _gathered("the given rows", _numbered(given), task)
+    yield from _gathered(_FROM_PYTHON, _numbered(given), task)
 
 
 def lines(task: Task[Any], stream: Iterable[bytes], source: str = "standard input") -> Iterator[Rows]:
@@ -40,16 +41,14 @@ def as_read(task: Task[Any], source: str | Path) -> Rows:
     """All rows of a file, folder or hub id; the lines of a text file as the task's one text. Raises `DataError`."""
     rows = read_rows(str(source), "test")
     column = text_column(task)
-    is_text = Path(source).suffixes[-1:] == [".txt"] or Path(source).suffixes[-2:] == [".txt", ".gz"]
-    if not is_text or column is None:
+    if format_suffix(source) != ".txt" or column is None:
         return rows
     return dataclasses.replace(rows, columns={column: rows.columns["text"]})
 
 
-def rows_of(objects: Sequence[Mapping[str, Any]], source: str, places: Sequence[int] | None = None) -> Rows:
-    """Objects as rows, which have None where they lack a column that others have."""
-    names = dict.fromkeys(name for row in objects for name in row)
-    return Rows(source, {name: [row.get(name) for row in objects] for name in names}, places=places)
+def as_given(task: Task[Any], given: Iterable[Any]) -> Rows:
+    """All rows of Python objects, which may be none. Raises `DataError` for what is no row."""
+    return _rows(_FROM_PYTHON, list(_numbered(given)), task)
 
 
 def text_column(task: Task[Any]) -> str | None:
@@ -71,10 +70,17 @@ def _cut(rows: Rows) -> Iterator[Rows]:
 
 
 def _gathered(source: str, rows: Iterator[tuple[int, Any]], task: Task[Any]) -> Iterator[Rows]:
-    column = text_column(task)
     while part := list(islice(rows, STRETCH)):
-        objects = [_object(row, f"{source}, row {place + 1}", column) for place, row in part]
-        yield rows_of(objects, source, [place for place, _ in part])
+        yield _rows(source, part, task)
+
+
+def _rows(source: str, numbered: Sequence[tuple[int, Any]], task: Task[Any]) -> Rows:
+    """Objects and their numbers from 0 as rows, which have None where they lack a column that others have."""
+    column = text_column(task)
+    objects = [_object(row, f"{source}, row {place + 1}", column) for place, row in numbered]
+    names = dict.fromkeys(name for row in objects for name in row)
+    return Rows(source, {name: [row.get(name) for row in objects] for name in names},
+                places=[place for place, _ in numbered])
 
 
 def _object(row: Any, where: str, column: str | None) -> Mapping[str, Any]:
@@ -102,12 +108,4 @@ def _parsed(stream: Iterable[bytes], source: str) -> Iterator[tuple[int, Any]]:
             continue
         if are_objects is None:
             are_objects = text.startswith("{")
-        yield place, _json(text, f"{source}, line {place + 1}") if are_objects else text
-
-
-def _json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{where}: not readable as JSON ({error}): {text[:77]}{'...' if len(text) > 77 else ''}\n"
-                        "every line is one row, written as a JSON object") from error
+        yield place, json_line(text, f"{source}, line {place + 1}") if are_objects else text

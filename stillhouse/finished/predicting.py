@@ -39,9 +39,9 @@ def predictions(run: FinishedRun, parts: Iterable[Rows], *, batch_size: int = 64
     task = run.task
     if task.unsaid:
         raise PlanError(f"{task.name}: {task.unsaid}")
-    on_device: nn.Module = run.load_student()
-    on_device.to(resolve_device(device))
-    return _answered(run, on_device, run.tokenizer(), run.precision(resolve_device(device)), parts, batch_size)
+    place = resolve_device(device)
+    model: nn.Module = run.load_student()
+    return _answered(run, model.to(place), run.tokenizer(), run.precision(place), parts, batch_size)
 
 
 def _answered(run: FinishedRun, model: nn.Module, tokenizer: PreTrainedTokenizerBase, precision: Precision,

@@ -31,29 +31,29 @@ def size_and_speed(model: nn.Module, rows: EncodedRows, ground: Ground, precisio
     Times are medians, over the first rows of a split in their order, again from the first if there are too few;
     tokenising is not counted.
     """
-    by_batch = {str(size): _speed(size, statistics.median(_seconds(model, rows, _batches(len(rows), size, number),
-                                                                   ground, precision)))
+    by_batch = {str(size): speed(size, statistics.median(_seconds(model, rows, _batches(len(rows), size, number),
+                                                                  ground, precision)))
                 for size, number in _BATCHES.items()}
-    return {
-        "parameters": count_parameters(model), "size_bytes": size_bytes(model),
-        "latency_ms": by_batch["1"]["ms"], "throughput_rows_per_s": by_batch["32"]["rows_per_s"],
-        "latency_by_batch": by_batch,
-    }
+    return _by_name(count_parameters(model), size_bytes(model), by_batch)
 
 
 def together(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Sizes and speeds of models that answer one after another, as those of one; nothing of none."""
     if len(models) < 2:
         return dict(models[0]) if models else {}
-    by_batch = {str(size): _speed(size, sum(one["latency_by_batch"][str(size)]["ms"] for one in models) / 1000)
+    by_batch = {str(size): speed(size, sum(one["latency_by_batch"][str(size)]["ms"] for one in models) / 1000)
                 for size in _BATCHES}
-    return {**{name: sum(one[name] for one in models) for name in ("parameters", "size_bytes")},
-            "latency_ms": by_batch["1"]["ms"], "throughput_rows_per_s": by_batch["32"]["rows_per_s"],
-            "latency_by_batch": by_batch}
+    return _by_name(sum(one["parameters"] for one in models), sum(one["size_bytes"] for one in models), by_batch)
 
 
-def _speed(size: int, seconds_s: float) -> dict[str, float]:
-    return {"ms": round(1000 * seconds_s, 3), "rows_per_s": round(size / seconds_s, 1)}
+def speed(size: int, time_s: float) -> dict[str, float]:
+    """``ms`` of a batch of so many rows, and ``rows_per_s``."""
+    return {"ms": round(1000 * time_s, 3), "rows_per_s": round(size / time_s, 1)}
+
+
+def _by_name(num_parameters: int, num_bytes: int, by_batch: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    return {"parameters": num_parameters, "size_bytes": num_bytes, "latency_ms": by_batch["1"]["ms"],
+            "throughput_rows_per_s": by_batch["32"]["rows_per_s"], "latency_by_batch": by_batch}
 
 
 def _batches(num_rows: int, size: int, number: int) -> list[list[int]]:

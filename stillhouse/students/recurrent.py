@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -20,6 +21,8 @@ from stillhouse.students.word_models import (
     WordModelForSequenceClassification,
     WordModelForTokenClassification,
 )
+
+Direction = TypeVar("Direction", bound=nn.Module)
 
 _CELLS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -56,11 +59,7 @@ class BidirectionalLayer(nn.Module):
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         """States (B, T, H) from states (B, T, H) and a mask (B, T), True where words are."""
-        positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-        behind = positions + mask.shape[1]
-        there = _read(self.forwards, states, torch.where(mask, positions, behind))
-        back = _read(self.backwards, states, torch.where(mask, -positions, behind))
-        return torch.cat([there, back], dim=-1)
+        return both_ways(_read, self.forwards, self.backwards, states, mask)
 
 
 class RecurrentModel(WordModel):
@@ -105,6 +104,19 @@ class RecurrentForQuestionAnswering(WordModelForQuestionAnswering):
 
     config_class = RecurrentConfig
     encoder_class = RecurrentModel
+
+
+def both_ways(read: Callable[[Direction, Tensor, Tensor], Tensor], forwards: Direction, backwards: Direction,
+              states: Tensor, mask: Tensor) -> Tensor:
+    """What two directions say side by side (B, T, H), of states (B, T, H) and a mask (B, T), True where words are.
+
+    ``read`` asks a direction about states whose positions it reads in the order of their rank (B, T).
+    """
+    positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+    behind = positions + mask.shape[1]
+    there = read(forwards, states, torch.where(mask, positions, behind))
+    back = read(backwards, states, torch.where(mask, -positions, behind))
+    return torch.cat([there, back], dim=-1)
 
 
 def _read(direction: nn.Module, states: Tensor, rank: Tensor) -> Tensor:

@@ -81,6 +81,21 @@ def is_path(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
 
 
+def format_suffix(name: str | Path) -> str:
+    """The suffix that says what a file holds, in lower case: ``.jsonl`` of ``rows.JSONL.gz``; empty without one."""
+    return Path(Path(name).name.lower().removesuffix(".gz")).suffix
+
+
+def json_line(line: str, where: str) -> Any:
+    """What a line of JSON holds. Raises `DataError`, which says where it is and how it begins."""
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        text = line.strip()
+        raise DataError(f"{where}: not readable as JSON ({error}): {text if len(text) <= 80 else text[:77] + '...'}\n"
+                        "every line is one row, written as a JSON object") from error
+
+
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, unpacked if its name ends in .gz. Raises `DataError`."""
     return "".join(_lines(path))
@@ -101,10 +116,8 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _from_file(source: str, path: Path) -> Rows:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    packed = suffixes[-1:] == [".gz"]
-    reader = _READERS.get("".join(suffixes[-2:-1] if packed else suffixes[-1:]))
-    if reader is None or (packed and reader is _from_parquet):
+    reader, is_gzipped = _READERS.get(format_suffix(path)), path.suffix.lower() == ".gz"
+    if reader is None or (is_gzipped and reader is _from_parquet):
         raise DataError(f"{source}: the suffix does not say what kind of file it is; name it {FORMATS}")
     return reader(source, path)
 
@@ -136,12 +149,7 @@ def _from_json_lines(source: str, path: Path) -> Rows:
             if not line.strip():
                 continue
             number += 1
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                shown = line.strip() if len(line) <= 80 else line.strip()[:77] + "..."
-                raise DataError(f"{source}, row {number}: not readable as JSON ({error}): {shown}\n"
-                                "every line is one row, written as a JSON object") from error
+            yield json_line(line, f"{source}, row {number}")
 
     return _from_objects(source, objects())
 
@@ -277,7 +285,7 @@ def _from_dataset(source: str, dataset: Any) -> Rows:
 
 
 def _has_format(name: str) -> bool:
-    return Path(name.lower().removesuffix(".gz")).suffix in _READERS
+    return format_suffix(name) in _READERS
 
 
 def _missing(source: str) -> str:

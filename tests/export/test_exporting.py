@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from transformers import AutoTokenizer
 
 from stillhouse.errors import ConfigError, OutputError
 from stillhouse.export import Exported, export_onnx, exporting
+from stillhouse.export.folders import written_aside
 from stillhouse.finished import evaluate, open_run
 from tests.export.tiny_runs import KINDS, LONGEST, WORDS, Run
 
@@ -229,3 +232,40 @@ def test_what_cannot_be_done_is_said_before_anything_is_exported(
     with pytest.raises(ConfigError, match=message):
         export_onnx(fresh_run.path, **arguments)
     assert (tmp_path / "foreign/thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("output", [".", "..", "../here"])
+def test_a_folder_that_somebody_stands_in_is_not_replaced(output: str, fresh_run: Run, tmp_path: Path,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "above/here").mkdir(parents=True)
+    (tmp_path / "above/export.json").touch()  # as in an earlier export
+    monkeypatch.chdir(tmp_path / "above/here")
+    monkeypatch.setattr(exporting, "write_graph", None)
+    with pytest.raises(ConfigError, match=rf"--output {output}: that is the current directory or holds it"):
+        export_onnx(fresh_run.path, output=output)
+
+
+def test_a_link_to_a_folder_stands_for_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    with written_aside(tmp_path / "link") as aside:
+        (aside / "model.onnx").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["model.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "there"]
+
+
+def test_only_what_the_disk_refuses_is_about_the_output(fresh_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def hang_up(*arguments: Any) -> None:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(exporting, "write_graph", refuse)
+    with pytest.raises(ConfigError, match=r"--output .*onnx: cannot be written: No space left"):
+        export_onnx(fresh_run.path)
+    monkeypatch.setattr(exporting, "rows_to_compare", hang_up)
+    with pytest.raises(ConnectionError, match="no route to host"):
+        export_onnx(fresh_run.path)
+    assert sorted(path.name for path in fresh_run.path.iterdir()) == ["recipe.yaml", "student"]

@@ -18,17 +18,19 @@ def rows_of(run: Run, limit: int | None = None) -> ComparedRows:
 
 
 def write_predictions(run: Run) -> list[str]:
-    texts = ["w1 w2 w3", "w4", "w5 w6"]
+    """Of texts that hold characters which end a line elsewhere than in JSON, and which a run writes as they are."""
+    texts = ["w1 w2 w3", "w4", "w5\u2028 w6", "w7\x85 w8"]
     lines = [{"row": number, "inputs": {"text": text}, "label": "x", "teacher": None, "student": {}}
              for number, text in enumerate(texts)]
-    (run.path / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (run.path / "predictions.jsonl").write_text(content, "utf-8")
     return texts
 
 
 def test_the_test_data_comes_first_and_a_limit_is_told(fresh_run: Run) -> None:
     assert (rows_of(fresh_run).source, len(rows_of(fresh_run).encoded)) == ("the test data", 40)
     found = rows_of(fresh_run, 5)
-    assert (found.source, len(found), len(found.encoded), found.has_labels) == ("the test data", 5, 5, True)
+    assert (found.source, len(found), len(found.encoded), found.has_data) == ("the test data", 5, 5, True)
 
 
 def test_a_pair_of_sentences_is_one_row(run_of: Callable[[str], Run]) -> None:
@@ -41,9 +43,10 @@ def test_without_data_the_kept_texts_are_compared(fresh_run: Run) -> None:
     fresh_run.files["test"].unlink()
     found = rows_of(fresh_run)
     assert found.source == "the texts in predictions.jsonl"
-    assert not found.has_labels
+    assert not found.has_data
     assert "test.jsonl" in found.note
     assert found.encoded.lengths.tolist() == [len(text.split()) + 2 for text in texts]
+    assert len(rows_of(fresh_run, 3)) == 3
 
 
 def test_data_with_other_labels_is_not_that_of_the_run(fresh_run: Run) -> None:

@@ -81,10 +81,24 @@ def test_nothing_half_written_is_left(finished: Get, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="standard input, line 2: not readable as JSON"):
         invoke("predict", run.output, "--output", tmp_path / "said.jsonl", given='{"text": "a"}\n{"text"\n')
     assert not any(tmp_path.iterdir())
-    with pytest.raises(ConfigError, match="cannot be written: No such file"):
-        invoke("predict", run.output, "--output", tmp_path / "nowhere" / "said.jsonl", given="a\n")
     with pytest.raises(PlanError, match="fill-mask"):
         invoke("predict", finished("masks").output, given="a\n")
+
+
+@pytest.mark.parametrize(("output", "problem"), [
+    (".", r"--output '\.' is a folder; name a file, as in --output said\.jsonl"),
+    ("folder", r"--output 'folder' is a folder; name a file, as in --output folder/said\.jsonl"),
+    ("file/said.jsonl", r"--output 'file/said\.jsonl' cannot be written: file is no folder"),
+    ("nowhere/said.jsonl", r"--output 'nowhere/said\.jsonl' cannot be written: nowhere is no folder"),
+])
+def test_a_place_for_no_file_is_refused_before_a_run_is_opened(
+        output: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=problem):
+        invoke("predict", "no-run", "--output", output, given="a\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
 def test_evaluate_prints_a_table_or_json(finished: Get) -> None:

@@ -81,6 +81,8 @@ def test_what_cannot_be_judged_is_said(finished: Get, tmp_path: Path) -> None:
     run = finished("single")
     with pytest.raises(DataError, match="there are none; give at least one"):
         evaluate(run.output, [])
+    with pytest.raises(DataError, match=r"the given rows, row 2: 'c' is no object with columns"):
+        evaluate(run.output, [{"note": "a", "more": "b", "colour": "x"}, "c"])  # type: ignore[list-item]
     with pytest.raises(DataError, match="unknown column 'colour': did you mean 'color'"):
         evaluate(run.output, [{"note": "a", "more": "b", "color": "x"}])
     with pytest.raises(ConfigError, match="txt: unknown key; did you mean 'text'"):

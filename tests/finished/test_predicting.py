@@ -18,7 +18,7 @@ from transformers import pipeline
 
 from stillhouse.errors import ConfigError, DataError, PlanError
 from stillhouse.finished import open_run, predict
-from stillhouse.finished.given_rows import STRETCH, lines
+from stillhouse.finished.given_rows import STRETCH, lines, stretches
 from stillhouse.metrics import squad_metrics
 from stillhouse.tasks.pretrained import quiet_transformers
 from stillhouse.testing.looking import require_alike
@@ -128,7 +128,12 @@ def test_texts_alone_are_rows_where_a_row_is_a_text(finished: Get, tmp_path: Any
     texts = ["a b", "c d e"]
     (tmp_path / "plain.txt").write_text("a b\n\nc d e\n")
     expected = predict(run.output, [{"text": text} for text in texts])
+    (tmp_path / "LOUD.TXT").write_text("a b\n\nc d e\n")
     assert predict(run.output, texts) == predict(run.output, tmp_path / "plain.txt") == expected
+    renamed = open_run(run.output, settings={"text": "sentence"})
+    for name in ("plain.txt", "LOUD.TXT"):
+        (said,) = [list(rows.column("sentence")) for rows in stretches(renamed.task, tmp_path / name)]
+        assert said == texts
     with pytest.raises(DataError, match=r"the given rows, row 1: 'a b' is no object .*a row is more than a text"):
         predict(finished("single").output, texts)
 

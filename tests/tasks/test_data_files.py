@@ -11,7 +11,7 @@ import datasets
 import pytest
 
 from stillhouse.errors import DataError
-from stillhouse.tasks.data_files import is_path, read_rows
+from stillhouse.tasks.data_files import format_suffix, is_path, json_line, read_rows
 from stillhouse.tasks.labels import Labels
 
 ROWS = [{"text": 'he said "no", then\u2028left', "label": "None"}, {"text": "2020-01-01", "label": "007"}]
@@ -144,6 +144,21 @@ def test_an_unreadable_file_is_named_with_its_row(tmp_path: Path, name: str, con
     with pytest.raises(DataError, match=problem) as caught:
         read_rows(str(path))
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "suffix"), [
+    ("rows.jsonl", ".jsonl"), ("a.b/rows.v2.TSV.GZ", ".tsv"), ("rows.gz", ""), ("rows", ""), ("dir.txt/.gz", ""),
+    (Path("Rows.Txt"), ".txt"), ("squad", "")])
+def test_a_suffix_says_what_a_file_holds_in_any_case_and_packed_or_not(name: str | Path, suffix: str) -> None:
+    assert format_suffix(name) == suffix
+
+
+def test_of_a_long_line_that_is_no_json_the_beginning_is_shown() -> None:
+    assert json_line(' {"a": 1}\n', "here") == {"a": 1}
+    with pytest.raises(DataError, match=rf"here, row 3: not readable as JSON \(.*\): {'a' * 77}\.\.\.\n"):
+        json_line(f"  {'a' * 81}\n", "here, row 3")
+    with pytest.raises(DataError, match=rf"\): {'a' * 80}\n"):
+        json_line(f"{'a' * 80}\n", "here")
 
 
 def test_text_in_another_encoding_is_refused_with_its_place(tmp_path: Path) -> None:
