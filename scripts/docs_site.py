@@ -137,7 +137,7 @@ def _index(public: dict[str, str], places: dict[str, str], pages: dict[str, str]
 
 
 def decisions(folder: Path) -> list[str]:
-    """A line for each decision: its title, linked, and its status."""
+    """A line for each decision: its title, linked."""
     lines = []
     for path in sorted(folder.glob("[0-9]*.md"))[1:]:
         text = path.read_text(encoding="utf-8")

@@ -44,6 +44,20 @@ def given_dir() -> Path:
     return cache_dir().absolute() / GIVEN
 
 
+def folder_bytes(folder: Path) -> int:
+    """The size of a file, or of the files of a folder that are still there when their turn comes."""
+    if not folder.is_dir():
+        return _file_bytes(folder)
+    return sum(_file_bytes(Path(parent) / name) for parent, _, names in os.walk(folder) for name in names)
+
+
+def _file_bytes(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:  # another process has removed it
+        return 0
+
+
 def free_bytes(folder: Path) -> int:
     """What the disk has free where ``folder`` is, or would be made."""
     return shutil.disk_usage(next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())).free

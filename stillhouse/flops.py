@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from stillhouse.errors import ConfigError, DataError
+from stillhouse.errors import ConfigError, DataError, first_line
 
 __all__ = ["FlopCount", "count_flops", "longest_row"]
 
@@ -80,7 +80,7 @@ def count_flops(model: nn.Module, *, sequence_length: int = 128, inputs: Any = N
     try:
         spent = _spent(model, fed)
     except Exception as error:  # whatever somebody's forward does with a tensor that has no values
-        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         if inputs is not None:
             raise DataError(f"a {type(model).__name__} cannot be run on the shapes of these inputs: {reason}. Give "
                             "what its forward takes, or no inputs for a table without FLOPs") from error

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 
-from stillhouse.errors import ConfigError, UsageError
+from stillhouse.errors import ConfigError, UsageError, first_line
 from stillhouse.recipe import yaml_files
 from stillhouse.size_table import ParameterTable, parameter_table
 from stillhouse.tasks.data_files import is_path
@@ -134,4 +134,4 @@ def _configuration(path: str) -> PretrainedConfig:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(": .")
+    return first_line(error).rstrip(": .")

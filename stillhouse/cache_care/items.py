@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import abc
 import json
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from stillhouse.cache_dirs import (
     TEACHER_FILE,
     TEACHERS,
     cache_dir,
+    folder_bytes,
 )
 from stillhouse.cache_use import last_use_s, notes, unheld
 from stillhouse.errors import ConfigError, StoreError
@@ -176,17 +176,19 @@ def _stores(place: Path) -> Iterator[Store]:
 def _store(folder: Path) -> Store:
     about = tuple(", ".join(note[name] for name in ("teacher", "task", "dtype") if name in note)
                   for note in notes(folder))
-    return Store(folder, about, _size_bytes(folder), last_use_s(folder, folder / STORE_FILE))
+    return Store(folder, about, folder_bytes(folder), last_use_s(folder, folder / STORE_FILE))
 
 
 def _teachers(place: Path) -> Iterator[StoredTeacher]:
-    return (StoredTeacher(file.parent, _about_teacher(file), _size_bytes(file.parent), last_use_s(file.parent, file))
+    return (StoredTeacher(file.parent, _about_teacher(file), folder_bytes(file.parent), last_use_s(file.parent, file))
             for file in place.glob(f"*/{TEACHER_FILE}") if not _is_leftover(file.parent))
 
 
 def _given(place: Path) -> Iterator[GivenObject]:
-    return (GivenObject(path, (), _size_bytes(path), path.stat().st_mtime)
-            for path in place.glob("*") if not _is_leftover(path))
+    for path in place.glob("*"):
+        with suppress(FileNotFoundError):  # gone meanwhile, by another process
+            if not _is_leftover(path):
+                yield GivenObject(path, (), folder_bytes(path), path.stat().st_mtime)
 
 
 def _about_teacher(file: Path) -> tuple[str, ...]:
@@ -202,22 +204,8 @@ def _about_teacher(file: Path) -> tuple[str, ...]:
 def _leftovers(place: Path) -> Iterator[Leftover]:
     for folder in filter(_is_leftover, place.glob(".*")):
         with suppress(FileNotFoundError):  # gone meanwhile, by another process
-            yield Leftover(folder, (), _size_bytes(folder), folder.stat().st_mtime)
+            yield Leftover(folder, (), folder_bytes(folder), folder.stat().st_mtime)
 
 
 def _is_leftover(folder: Path) -> bool:
     return folder.name.startswith((MOVED_ASIDE, BEING_WRITTEN))
-
-
-def _size_bytes(folder: Path) -> int:
-    """Of the files that are still there when their turn comes: other processes may be writing or deleting."""
-    if folder.is_file():
-        return folder.stat().st_size
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += (Path(parent) / name).stat().st_size
-            except FileNotFoundError:
-                continue
-    return total

@@ -78,7 +78,7 @@ def _source(value: Any, split: str) -> str | Given:
 
 def _as_dataset(value: Any) -> Any:
     """The data set that a ``Dataset`` or ``DataFrame`` is, None for the rest. Raises `ConfigError` for a stream."""
-    if isinstance(value, (str, Sequence)):
+    if isinstance(value, (str, os.PathLike, Sequence)):
         return None
     import datasets
     import pandas as pd  # type: ignore[import-untyped]
@@ -90,7 +90,7 @@ def _as_dataset(value: Any) -> Any:
         plain = {name: column.astype(column.dtype.categories.dtype)
                  for name, column in value.items() if isinstance(column.dtype, pd.CategoricalDtype)}
         return datasets.Dataset.from_pandas(value.assign(**plain), preserve_index=False)
-    return value if isinstance(value, datasets.Dataset) else None
+    return value if _is_dataset(value) else None
 
 
 def _mappings(rows: Any, called: str) -> list[dict[str, Any]]:

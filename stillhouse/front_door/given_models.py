@@ -92,7 +92,7 @@ class GivenModels:
         if not isinstance(models, (list, tuple)) or not models:
             raise ConfigError(f"teacher: {models!r:.80} is no list of models; give hub ids, folders or loaded models")
         return [self._place(model, "teacher" if len(models) == 1 else f"teacher number {number}")
-                for number, model in enumerate(models)]
+                for number, model in enumerate(models, start=1)]
 
     def _place(self, model: Any, called: str) -> str:
         if isinstance(model, (str, os.PathLike)):

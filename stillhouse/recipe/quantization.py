@@ -13,7 +13,7 @@ from typing import Any, Literal, final
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from stillhouse.errors import ConfigError, about, unknown_name
+from stillhouse.errors import ConfigError, about, first_line, unknown_name
 from stillhouse.recipe import yaml_files
 from stillhouse.tasks.model_paths import resolved
 from stillhouse.tasks.pretrained import quiet_transformers
@@ -95,7 +95,7 @@ class Quantization:
                     resolved(path), config=copy.deepcopy(model.config), quantization_config=settings,
                     device_map={"": self.device}, dtype=dtype, trust_remote_code=False)
         except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, AttributeError) as error:
-            reason = str(error).strip().partition("\n")[0]
+            reason = first_line(error)
             raise ConfigError(f"bitsandbytes cannot load {path!r} as {self} ({reason}); leave quantization "
                               "out") from error
         return loaded

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from stillhouse import __version__
 from stillhouse.cache_dirs import BEING_WRITTEN, TEACHER_FILE, teachers_dir
 from stillhouse.cache_use import hold
-from stillhouse.errors import StoreError, UsageError
+from stillhouse.errors import StoreError, UsageError, first_line
 from stillhouse.recipe.training_schema import TeacherTraining
 from stillhouse.recipe.vocabulary import identity_of
 from stillhouse.tasks import Task
@@ -62,7 +62,7 @@ class Entry:
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> StoreError:
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         return StoreError(f"the fine-tuned teacher in {self.folder} is damaged ({reason}); delete that folder, and it "
                           "will be trained again")
 

@@ -19,7 +19,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final
@@ -28,7 +28,7 @@ from stillhouse.errors import ConfigError
 from stillhouse.recipe.schema import Recipe
 from stillhouse.sections.flat import flattened
 from stillhouse.training import MLflowSink, Sink, TensorBoardSink, WandbSink, distributed
-from stillhouse.training.trackers import Dispensable, mlflow_name, survived
+from stillhouse.training.trackers import Dispensable, log_metrics, mlflow_name, survived
 from stillhouse.whole_files import write_json
 
 Outcome = Literal["finished", "failed", "interrupted"]
@@ -150,7 +150,7 @@ class MLflowTracker(Tracker):
 
         now_ms = int(time.time() * 1000)
         metrics = [Metric(mlflow_name(name), value, now_ms, 0) for name, value in results.items()]
-        self._client.log_batch(self._id, metrics=metrics, synchronous=True)
+        log_metrics(self._client, self._id, metrics)
 
     def close(self, outcome: Outcome) -> None:
         self._client.set_terminated(self._id, {"finished": "FINISHED", "failed": "FAILED",
@@ -180,8 +180,13 @@ class MLflowTracker(Tracker):
             experiment_id = self._client.create_experiment(name) if there is None else there.experiment_id
         run_id = str(self._client.create_run(experiment_id, run_name=run.name).info.run_id)
         values = [Param(mlflow_name(key), str(value)[:_LONGEST_VALUE]) for key, value in flattened(run.values).items()]
-        for first in range(0, len(values), _MOST_VALUES):
-            self._client.log_batch(run_id, params=values[first:first + _MOST_VALUES], synchronous=True)
+        try:
+            for first in range(0, len(values), _MOST_VALUES):
+                self._client.log_batch(run_id, params=values[first:first + _MOST_VALUES], synchronous=True)
+        except Exception:
+            with suppress(Exception):  # the first one is told
+                self._client.set_terminated(run_id, "FAILED")
+            raise
         return run_id
 
 

@@ -17,10 +17,10 @@ from typing import Literal, final
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from stillhouse import __version__
-from stillhouse.cache_dirs import cache_dir, free_bytes
+from stillhouse.cache_dirs import cache_dir, folder_bytes, free_bytes
 from stillhouse.setting_up.packages import COMPANIONS, MLFLOW_IN_FULL, PACKAGES, Package
 from stillhouse.units import readable_bytes
 
@@ -91,7 +91,10 @@ def judged(package: Package, found: str | None) -> Finding:
         return Finding(OK, package.name, f"not installed{what_for}: pip install \"stillhouse[{package.extra}]\"")
     if found is None:
         return Finding(FAIL, package.name, f"not installed{what_for}: pip install \"{package.name}{package.versions}\"")
-    version, tested = Version(found), Version(package.tested)
+    try:
+        version, tested = Version(found), Version(package.tested)
+    except InvalidVersion:
+        return Finding(WARN, package.name, f"{found}{what_for} is no version; tested with {package.tested}")
     if not SpecifierSet(package.versions).contains(version, prereleases=True):
         return Finding(WARN if package.extra else FAIL, package.name,
                        f"{found}{what_for} cannot be used: pip install \"{package.name}{package.versions}\"")
@@ -185,23 +188,12 @@ def _cache() -> Iterator[Finding]:
         yield Finding(FAIL, "cache", f"{folder}: {there} cannot be written to; set STILLHOUSE_CACHE to a folder that "
                       "can")
         return
-    size = readable_bytes(_size_bytes(folder)) if folder.exists() else "nothing yet"
+    size = readable_bytes(folder_bytes(folder)) if folder.exists() else "nothing yet"
     yield Finding(OK, "cache", f"{folder}, {size} ({where}; stillhouse cache info says more)")
     kind = _file_system(folder)
     if kind in _NETWORK_DISKS:
         yield Finding(WARN, "cache", f"{folder} is on a network disk ({kind}), where LMDB is neither safe nor fast; "
                       "set STILLHOUSE_CACHE to a folder on a local disk")
-
-
-def _size_bytes(folder: Path) -> int:
-    total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(place, name)).st_size
-            except OSError:
-                continue  # another process has removed it
-    return total
 
 
 def _file_system(folder: Path) -> str:

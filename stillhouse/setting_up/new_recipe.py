@@ -69,7 +69,7 @@ def new_recipe(flags: Flags, answerer: Answerer, path: str) -> NewRecipe:
     teacher = answered(flags.teacher, answerer, "--teacher", "The teacher (a folder or hub id)",
                        usual_teacher(name, sample), require_model)
     student = answered(flags.student, answerer, "--student", f"The student ({', '.join(STUDENTS)}, a number of layers "
-                       "or a folder)", STUDENT, _require_student)
+                       "or a folder)", STUDENT, student_section)
     output = flags.output or f"runs/{_stem(train)}"
     choices = replace(choices, teacher=teacher, student=student_section(student), output=output)
     text = recipe_text(choices, path)
@@ -97,10 +97,6 @@ class _Sources:
         self.look(source)
 
 
-def _require_student(student: str) -> None:
-    student_section(student)
-
-
 def _task_of(flags: Flags, look: Look) -> str:
     if flags.task is None:
         return look.task()
@@ -123,7 +119,7 @@ def _columns(flags: Flags, answerer: Answerer, look: Look, task: str) -> tuple[s
     def check(answer: str) -> None:
         columns = _split(answer, look)
         for column in columns:
-            _require_column(look, column)
+            look.rows.column(column)
         if not columns or (fits is not None and len(columns) not in fits):
             raise ConfigError(f"{answer!r}: {task} reads {number}; there are: {', '.join(look.rows.columns)}")
 
@@ -140,10 +136,6 @@ def _split(answer: str, look: Look) -> tuple[str, ...]:
     return tuple(part.strip() for part in answer.split(",") if part.strip())
 
 
-def _require_column(look: Look, column: str) -> None:
-    look.rows.column(column)
-
-
 def _spec_of(task: str, columns: Sequence[str], sources: _Sources, answerer: Answerer,
              flags: Flags) -> dict[str, Any]:
     """The section ``data`` without the splits; for embeddings with the validation data, which they need."""
@@ -154,8 +146,14 @@ def _spec_of(task: str, columns: Sequence[str], sources: _Sources, answerer: Ans
         return {}
     question = {"token-classification": "The column with the lists of tags",
                 "question-answering": "The column with the answers"}.get(task, "The column with the label")
+
+    def check(answer: str) -> None:
+        look.rows.column(answer)
+        if answer in columns:
+            raise ConfigError(f"{answer!r} is what the model reads; name another column with --label or with --text")
+
     column = answered(flags.label, answerer, "--label", f"{question} (of {', '.join(look.rows.columns)})",
-                      look.label_of(task), lambda answer: _require_column(look, answer))
+                      look.label_of(task), check)
     if task == "question-answering":
         return {"question": columns[0], "context": columns[1], "answers": column}
     if task == "token-classification":
@@ -180,7 +178,7 @@ def _pairs_spec(columns: Sequence[str], sources: _Sources, answerer: Answerer, f
     if not score:
         raise ConfigError(f"no column of {source} looks like the score of a pair; name it with --label (of "
                           f"{', '.join(look.rows.columns)})")
-    _require_column(look, score)
+    look.rows.column(score)
     return {"validation": source, "text": list(columns) if len(columns) > 1 else columns[0], "pair": list(pair),
             "score": score}
 

@@ -10,7 +10,7 @@ import typer
 
 from stillhouse.errors import ConfigError, UsageError
 
-Check = Callable[[str], None]
+Check = Callable[[str], object]
 """Raises `UsageError` for an answer that cannot be."""
 
 

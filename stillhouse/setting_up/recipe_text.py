@@ -10,6 +10,7 @@ from typing import Any, final
 
 from stillhouse.errors import ConfigError
 from stillhouse.recipe import yaml_files
+from stillhouse.tasks import TASKS
 from stillhouse.tasks.model_paths import resolved
 
 _WIDE, _NARROW = 768, 384
@@ -50,9 +51,8 @@ class Choices:
         """Whether the teacher is fine-tuned already, as far as that can be seen without loading or fetching it."""
         if self.task == "sentence-embedding":
             return True
-        heads = {"text-classification": "ForSequenceClassification", "token-classification": "ForTokenClassification",
-                 "question-answering": "ForQuestionAnswering"}
-        return any(str(name).endswith(heads[self.task]) for name in _config(self.teacher).get("architectures") or ())
+        head = TASKS[self.task].head
+        return any(str(name).endswith(head) for name in _config(self.teacher).get("architectures") or ())
 
     @property
     def teacher_width(self) -> int:

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.utils import logging
 
 import stillhouse.students  # noqa: F401 - registers the package's own kinds of models with transformers
-from stillhouse.errors import ConfigError, PlanError
+from stillhouse.errors import ConfigError, PlanError, first_line
 from stillhouse.tasks.data_files import is_path
 from stillhouse.tasks.model_paths import resolved
 
@@ -180,7 +180,7 @@ def _loaded(auto_class: Any, what: str, path: str, **arguments: Any) -> Any:
         with quiet_transformers():
             return auto_class.from_pretrained(str(folder) if folder.is_dir() else path, **arguments)
     except _LOAD_ERRORS as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(": ")
+        reason = first_line(error).rstrip(": ")
         if folder.is_dir():
             files = ", ".join(sorted(item.name for item in folder.iterdir())[:20]) or "nothing"
             raise ConfigError(f"{what} {path!r} cannot be loaded: {reason}\nthe folder {folder.absolute()} holds "

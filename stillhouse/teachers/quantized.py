@@ -18,7 +18,7 @@ from typing import Any, TypeVar, final
 import torch
 from torch import Tensor, nn
 
-from stillhouse.errors import ConfigError, PlanError
+from stillhouse.errors import ConfigError, PlanError, first_line
 
 __all__ = ["VERSION", "Int8Linear", "int8_dynamic", "require_int8_products"]
 
@@ -121,7 +121,7 @@ def require_int8_products() -> None:
     try:
         found = _Packed(weight, torch.ones(32), torch.zeros(32), torch.zeros(32)).products(whole)
     except (AttributeError, RuntimeError, NotImplementedError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = first_line(error)
         raise ConfigError(f"int8-dynamic: torch {torch.__version__} has no 8-bit products for this processor "
                           f"({reason}); {remedy}") from error
     if not torch.equal(found, whole.float() @ weight.float().T):

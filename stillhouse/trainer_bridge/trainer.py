@@ -223,8 +223,7 @@ class DistillationTrainer(Trainer):
             self.plan.teacher.flush()
         super().save_model(output_dir, _internal_call)
         state = self.bundle.objective.state_dict()
-        if _internal_call and self.args.should_save and state:
-            assert output_dir is not None
+        if _internal_call and output_dir is not None and self.args.should_save and state:  # else it is for the hub
             save_tensors(state, Path(output_dir) / LOSSES_FILE)
 
     def train(self, resume_from_checkpoint: Any = None, trial: Any = None, ignore_keys_for_eval: Any = None) -> Any:

@@ -11,7 +11,7 @@ import contextlib
 import re
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -142,10 +142,15 @@ class MLflowSink(Sink):
                     batches.append(self._waiting.get())
                 is_over = None in batches
                 metrics = [metric for batch in batches if batch is not None for metric in batch]
-                for first in range(0, len(metrics), _MOST_AT_ONCE):
-                    self._client.log_batch(self._run_id, metrics=metrics[first:first + _MOST_AT_ONCE], synchronous=True)
+                log_metrics(self._client, self._run_id, metrics)
         except Exception as error:
             self._failure = error
+
+
+def log_metrics(client: Any, run_id: str, metrics: Sequence[Any]) -> None:
+    """Send metrics to MLflow, as many at once as it takes."""
+    for first in range(0, len(metrics), _MOST_AT_ONCE):
+        client.log_batch(run_id, metrics=metrics[first:first + _MOST_AT_ONCE], synchronous=True)
 
 
 def mlflow_name(name: str) -> str:

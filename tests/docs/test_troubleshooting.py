@@ -42,6 +42,9 @@ def test_texts_are_read_as_they_are_said() -> None:
 
 def test_exit_codes_are_those_of_the_command_line() -> None:
     from stillhouse import cli
+    from stillhouse.cache_care.commands import DAMAGED_EXIT_CODE
+    from stillhouse.setting_up.commands import PROBLEM_EXIT_CODE
 
     codes = [int(code) for code in re.findall(r"^\| (\d+) \|", text_of(PAGE), flags=re.MULTILINE)]
     assert codes == [0, cli.USAGE_EXIT_CODE, cli.INTERRUPTED_EXIT_CODE, cli.UNEXPECTED_EXIT_CODE]
+    assert cli.UNEXPECTED_EXIT_CODE == PROBLEM_EXIT_CODE == DAMAGED_EXIT_CODE

@@ -56,6 +56,7 @@ def test_this_machine_is_well() -> None:
     (OPTIONAL, None, "ok", 'not installed (for export): pip install "stillhouse[export]"'),
     (OPTIONAL, "1.0", "warn", 'cannot be used: pip install "onnx>=1.17"'),
     (OPTIONAL, "1.23.2", "ok", "1.23.2 (for export)"),
+    (NEEDED, "2.13-of-ours", "warn", "2.13-of-ours is no version"),
 ])
 def test_versions_are_judged_by_what_works(package: Package, version: str | None, level: str, words: str) -> None:
     finding = judged(package, version)

@@ -134,6 +134,7 @@ def test_where_nothing_suggests_an_answer_the_flag_is_named(folder: Path) -> Non
     ({"text": ["qestion"]}, r"--text: .*unknown column 'qestion': did you mean 'question'"),
     ({"text": ["id", "question", "author"]}, r"reads one column or two; there are: id, question"),
     ({"label": "intend"}, r"--label: .*did you mean 'intent'"),
+    ({"text": ["question"], "label": "question"}, r"--label: .*'question' is what the model reads"),
     ({"task": "text-clasification"}, r"--task: .*did you mean 'text-classification'"),
     ({"task": "masked-lm"}, r"--task: unknown task 'masked-lm'.*written by hand"),
     ({"teacher": "./no-model"}, r"--teacher: there is no folder"),

@@ -61,6 +61,12 @@ class TestCheckpoints:
         assert not about["unexpected_keys"] and not about["missing_keys"]
         assert loaded.config.num_hidden_layers == 1
 
+    def test_what_goes_to_the_hub_is_the_student_alone(self, tmp_path: Path) -> None:
+        made = self.made(tmp_path / "run")
+        made.save_model(_internal_call=True)  # as push_to_hub does, without a folder
+        assert (tmp_path / "run" / "model.safetensors").exists()
+        assert not (tmp_path / "run" / LOSSES_FILE).exists()
+
     def test_a_checkpoint_of_another_trainer_is_refused(self, tmp_path: Path) -> None:
         made = self.made(tmp_path)
         made.train()
