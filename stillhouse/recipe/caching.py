@@ -11,6 +11,7 @@ import torch
 from stillhouse.cache_dirs import SIGNALS, STORE_FILE, cache_dir, free_bytes, signals_dir
 from stillhouse.cache_use import note_use
 from stillhouse.errors import ConfigError
+from stillhouse.recipe.asking_again import Asking
 from stillhouse.recipe.cache_size import AnswerSizes
 from stillhouse.teachers import CachedTeacher, TeacherSource
 from stillhouse.teachers.stores import MemoryStore, SignalStore, WriteBehindStore
@@ -103,6 +104,7 @@ def plan_cache(
     *,
     obstacle: str = "",
     has_name: bool = True,
+    asking: Asking | None = None,
     about: Mapping[str, str] | None = None,
 ) -> CachePlan:
     """Decide from what a recipe says; nothing is written.
@@ -111,7 +113,8 @@ def plan_cache(
     keeps everything within the budget, and on disk if it takes at most half of the free space, else nothing: with the
     teacher's layers missing it would have to run for every row all the same, and the logits alone would save nothing.
     Where float32 is over the budget and the recipe names no type, bfloat16 is tried. Only a budget decides that, never
-    the free space: what a student learns must not depend on how full a disk is.
+    the free space: what a student learns must not depend on how full a disk is. With ``asking``, ``auto`` keeps nothing
+    where to ask again takes less time than to keep and read.
 
     An ``obstacle`` says why answers cannot be kept at all; then anything but ``auto`` and ``off`` raises `ConfigError`,
     as it does if the answers are over the budget. What has no name (``has_name``) is kept in memory only.
@@ -125,10 +128,10 @@ def plan_cache(
     if obstacle and choice not in ("off", "auto"):
         raise ConfigError(f"cache: {wish.choice}: the teacher's answers cannot be kept, for {obstacle}; write off")
     need = _Need(keys, sizes, on_disk=choice not in ("off", "memory"))
-    dtype = wish.dtype(compute_dtype)
+    dtype, num_rows = wish.dtype(compute_dtype), max(1, len(sizes.lengths))
 
     def planned(kind: str, folder: Path | None, reason: str) -> CachePlan:
-        return CachePlan(kind, folder, dtype, round(need.bytes_as(dtype) / max(1, len(sizes.lengths))),
+        return CachePlan(kind, folder, dtype, round(need.bytes_as(dtype) / num_rows),
                          need.bytes_as(dtype), reason, wish.budget_bytes, about or {})
 
     if choice == "off" or obstacle or not keys:
@@ -146,6 +149,9 @@ def plan_cache(
         dtype = smaller
     if choice == "memory":
         return planned("memory", None, reason)
+    if wish.is_automatic and asking is not None and asking.is_faster_than_reading(need.bytes_as(dtype) / num_rows):
+        return planned("off", None, ", for this GPU answers again sooner than that much is read, by an estimate "
+                                    "(docs/cache.md); to keep the answers, name a folder")
     folder = _folder(choice, fingerprint)
     lacking = _lack_of_space(folder, need, dtype) if wish.is_automatic else ""
     return planned("off", None, lacking) if lacking else planned("disk", folder, reason)

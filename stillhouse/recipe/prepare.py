@@ -14,6 +14,7 @@ from stillhouse.adaptors import ModuleOutputs
 from stillhouse.errors import ConfigError
 from stillhouse.plan import Distillation
 from stillhouse.recipe import fitting
+from stillhouse.recipe.asking_again import Asking, Gpu, asking
 from stillhouse.recipe.attention_maps import compares_attention, give_attention_maps
 from stillhouse.recipe.cache_size import AnswerSizes
 from stillhouse.recipe.caching import CachePlan, CacheWish, plan_cache
@@ -31,6 +32,7 @@ from stillhouse.tasks.augmentation import augmented
 from stillhouse.teachers import NoTeacher
 from stillhouse.training import LoaderSource, Precision, resolve_device, resolve_precision, total_steps
 from stillhouse.training.randomness import seeded
+from stillhouse.types import Key
 
 
 @dataclass(frozen=True)
@@ -162,8 +164,22 @@ def _distilling(recipe: Recipe, task: Task[Any], teaching: Teaching, stand_ins: 
                        AnswerSizes(task.predicts, source.width, reading.teacher["train"].lengths,
                                    reading.student["train"].choices, max(1, len(teaching.members))),
                        obstacle=_obstacle(task, teaching), has_name=not is_known or fingerprint is not None,
+                       asking=_asking(recipe, teaching, keys, reading, computes_in),
                        about={"teacher": teaching.full_origin, "task": recipe.task})
     return Distilling(student, reading, plan, cache)
+
+
+def _asking(recipe: Recipe, teaching: Teaching, keys: frozenset[Key], reading: Reading,
+            computes_in: torch.dtype | None) -> Asking | None:
+    """What it takes to ask a GPU again; None where nobody would: on a CPU, and for logits alone, which are little."""
+    if all(key.kind == "logits" for key in keys) or any(member.quantization for member in teaching.members):
+        return None
+    training, rows = recipe.training, reading.student["train"]
+    lengths = reading.teacher["train"].lengths
+    passes = training.epochs or (training.steps or 0) * training.accumulation * training.batch_size / len(rows)
+    gpu = Gpu.of(resolve_device(training.device))
+    return asking([member.model for member in teaching.members], gpu, computes_in, batch_size=training.batch_size,
+                  row_tokens=float(lengths.mean()) * max(1, rows.choices), passes=passes)
 
 
 def _obstacle(task: Task[Any], teaching: Teaching) -> str:

@@ -60,7 +60,8 @@ class Recipe(Section):
     training: StudentTraining = StudentTraining(epochs=StudentTraining.default_epochs)
     """How the student is trained."""
     cache: CacheName = "auto"
-    """Where the teacher's answers are kept: auto (on disk if there is room), off, memory, or a folder."""
+    """Where the teacher's answers are kept: auto (on disk if there is room, and if a GPU would not answer sooner than
+    they are read), off, memory, or a folder."""
     cache_dtype: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     """In which type; auto is the one that the teacher computes in, or bf16 where cache_budget asks for less than
     fp32. int8 keeps hidden states and embeddings in a byte a value, with a scale for each vector, the rest as fp16."""

@@ -11,7 +11,7 @@ import torch
 from stillhouse.cache_care.items import Item, items_in
 from stillhouse.cache_care.pruning import remove
 from stillhouse.errors import ConfigError
-from stillhouse.recipe import Recipe, plan, run
+from stillhouse.recipe import Recipe, asking_again, plan, run
 from stillhouse.training import Sink
 from stillhouse.training.events import CheckpointSaved, Event
 
@@ -65,6 +65,20 @@ def test_the_plan_keeps_to_the_budget_and_a_chosen_folder_refuses(
     assert not (tmp_path / "answers").exists() and not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match=r"cache_budget: '20'.*as in 20 GB"):
         recipe(cache_budget=20)
+
+
+def test_a_gpu_that_answers_at_once_is_asked_again_for_layers_but_not_for_logits(
+    make_recipe: MakeRecipe, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking_again.Gpu, "of", lambda device: asking_again.Gpu(132, (9, 0)))
+    monkeypatch.setattr(asking_again, "_SINGLE_FLOPS", 1e9)
+    monkeypatch.setattr(asking_again, "_LAYER_S", 0.0)
+    teacher = {"model": encoder, "train": TRAIN}
+    layers = {"matches": {"layers": "uniform", "losses": ["hidden_mse"]}}
+    said = {name: plan(Recipe.from_dict(make_recipe(teacher=teacher, distillation=section)))
+            for name, section in (("layers", layers), ("logits", {"matches": []}))}
+    assert "cache     off, for this GPU answers again sooner" in said["layers"]
+    assert "a row" in said["logits"] and "sooner" not in said["logits"]
 
 
 def test_the_budget_is_in_the_recipe_of_the_run_and_decides_the_type(make_recipe: MakeRecipe, encoder: str) -> None:
