@@ -14,11 +14,19 @@ from stillhouse.cache_dirs import BEING_WRITTEN
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Gives the path to write to; the file that is there afterwards gets its name, unless something was raised."""
-    aside = path.with_name(f"{BEING_WRITTEN}{path.name}")
+    """Gives the path to write to; the file that is there afterwards gets its name, unless something was raised.
+
+    Of a link it is the file behind it that is replaced. What is there and no file, such as a pipe or ``/dev/null``, is
+    written to as it is.
+    """
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    place = path.resolve()
+    aside = place.with_name(f"{BEING_WRITTEN}{place.name}")
     try:
         yield aside
-        os.replace(aside, path)
+        os.replace(aside, place)
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)

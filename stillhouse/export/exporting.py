@@ -16,7 +16,16 @@ from transformers import PreTrainedModel
 from stillhouse.errors import ConfigError
 from stillhouse.export import hub, packages
 from stillhouse.export.contenders import contenders
-from stillhouse.export.folders import INT8_MODEL, MODEL, RESULTS, require_place, size_of, writing, written_aside
+from stillhouse.export.folders import (
+    INT8_MODEL,
+    MODEL,
+    RESULTS,
+    content_of,
+    require_place,
+    size_of,
+    writing,
+    written_aside,
+)
 from stillhouse.export.graphs import OLDEST_OPSET, Asked, write_graph
 from stillhouse.export.parity import TOLERANCE, Parity, compared, require_parity
 from stillhouse.export.quantizing import write_int8
@@ -99,6 +108,8 @@ def export_onnx(
     """
     packages.require_packages()
     _require_opset(opset)
+    if num_rows is not None and num_rows < 1:
+        raise ConfigError(f"num_rows={num_rows}: answers are compared on 1 row or more; leave it out for all")
     opened = run if isinstance(run, FinishedRun) else open_run(run, task=task)
     if push_to_hub is not None:
         hub.require_access(push_to_hub)
@@ -108,7 +119,7 @@ def export_onnx(
     with written_aside(folder) as aside:
         exported = _Export(opened, folder, aside, opset, int8, tell).results(num_rows)
         with writing(folder):
-            write_json(aside / RESULTS, _as_dict(exported, opened))
+            write_json(aside / RESULTS, {**_as_dict(exported, opened), "content": content_of(aside)})
     exported = dataclasses.replace(exported, folder=folder)
     if push_to_hub is None:
         return exported
@@ -217,7 +228,7 @@ def _require_opset(opset: int | None) -> None:
 
 
 def _as_dict(exported: Exported, run: FinishedRun) -> dict[str, Any]:
-    """The content of ``export.json``."""
+    """What ``export.json`` says of it."""
     return {
         "format": "onnx", "task": run.task.name, "metric": exported.metric, "files": dict(exported.files),
         "rows": {"source": exported.rows, "number": exported.num_rows},

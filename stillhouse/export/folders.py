@@ -10,12 +10,14 @@ It is written aside, then renamed, so that it is whole if it is there.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stillhouse.cache_dirs import BEING_WRITTEN
 from stillhouse.errors import ConfigError
 
 MODEL, INT8_MODEL, RESULTS = "model.onnx", "model.int8.onnx", "export.json"
@@ -30,28 +32,45 @@ def require_place(folder: Path) -> None:
     if Path.cwd().resolve().is_relative_to(folder.resolve()):
         raise ConfigError(f"--output {folder}: that is the current directory or holds it, and would be replaced; name "
                           "a folder inside, as in --output onnx, or go elsewhere first")
-    found = sorted(path.name for path in folder.iterdir())
-    if found and RESULTS not in found:
-        raise ConfigError(f"--output {folder}: the folder holds what no export has written ({', '.join(found[:5])}); "
+    foreign = sorted({path.name for path in folder.iterdir()} - _exported(folder))
+    if foreign:
+        raise ConfigError(f"--output {folder}: the folder holds what no export has written ({', '.join(foreign[:5])}); "
                           "name another one, or a new folder inside it")
+
+
+def content_of(folder: Path) -> list[str]:
+    """The names that ``export.json`` says were written, itself among them."""
+    return sorted({path.name for path in folder.iterdir()} | {RESULTS})
+
+
+def _exported(folder: Path) -> set[str]:
+    """What an earlier export says that it has written; nothing without one."""
+    try:
+        found = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        return set(map(str, found["content"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        return set()
 
 
 @contextmanager
 def written_aside(folder: Path) -> Iterator[Path]:
     """A new folder beside it, which takes its place in the end, or is removed after an error."""
     place = folder.resolve()
-    aside = place.with_name(f".writing-{place.name}")
+    aside, earlier = (place.with_name(f"{BEING_WRITTEN}{name}{place.name}") for name in ("", "earlier-"))
     try:
         with writing(folder):
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
         yield aside
         with writing(folder):
+            shutil.rmtree(earlier, ignore_errors=True)
             if place.exists():
-                shutil.rmtree(place)
+                os.replace(place, earlier)
             os.replace(aside, place)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        if place.exists():
+            shutil.rmtree(earlier, ignore_errors=True)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stillhouse.errors import CheckpointError, ConfigError, unknown_name
 from stillhouse.recipe import Recipe, yaml_files
+from stillhouse.sections.stages import stage_folder
 from stillhouse.tasks import TASKS, DataSpec, Task
 from stillhouse.tasks.pretrained import load_config, longest_row
 from stillhouse.training import Precision, resolve_precision
@@ -152,13 +153,11 @@ def _has_head(kind: type[Task[Any]], config: Any) -> bool:
 
 
 def _last_stage(folder: Path, stages: Any) -> Path:
-    """Where the last stage has left its results, also if all folders were moved together."""
-    output = Path(str(stages[-1].get("output", ""))).expanduser()
-    found = [place for place in (folder / output.name, output) if (place / "recipe.yaml").is_file()]
-    if not found:
-        raise ConfigError(f"{folder} is a run with stages, of which the last is not in {output} yet; finish it with "
-                          "stillhouse run RECIPE --resume, or give the folder of a stage")
-    return found[0]
+    found = stage_folder(folder, stages[-1])
+    if found is None:
+        raise ConfigError(f"{folder} is a run with stages, of which the last is not in {stages[-1].get('output')} yet; "
+                          "finish it with stillhouse run RECIPE --resume, or give the folder of a stage")
+    return found
 
 
 def _neither(folder: Path) -> str:

@@ -47,7 +47,7 @@ def as_read(task: Task[Any], source: str | Path) -> Rows:
 
 
 def as_given(task: Task[Any], given: Iterable[Any]) -> Rows:
-    """All rows of Python objects, which may be none. Raises `DataError` for what is no row."""
+    """All rows of Python objects, which may be none. Raises `DataError` for what is no row, and for a mapping."""
     return _rows(_FROM_PYTHON, list(_numbered(given)), task)
 
 
@@ -93,6 +93,9 @@ def _object(row: Any, where: str, column: str | None) -> Mapping[str, Any]:
 
 
 def _numbered(rows: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    if isinstance(rows, Mapping):  # whose items would be the names of its columns
+        raise DataError(f"{_FROM_PYTHON}: this is a mapping ({', '.join(map(repr, list(rows)[:5]))}), a row or "
+                        "columns; give a list of rows, as in [{\"text\": \"...\"}]")
     return iter(enumerate(rows))
 
 

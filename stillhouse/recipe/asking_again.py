@@ -22,7 +22,8 @@ _SHARE_OF_PEAK = 0.35
 _CLOCK_HZ = 1.6e9
 _HALF_FLOPS = {(7, 0): 1024, (7, 5): 1024, (8, 0): 2048, (8, 6): 1024, (8, 9): 1024, (9, 0): 4096, (10, 0): 8192}
 """Of one multiprocessor in a cycle, in 16 bits without sparsity, by compute capability (NVIDIA's data sheets)."""
-_SINGLE_FLOPS = 256
+_SINGLE_FLOPS = {(7, 0): 128, (7, 5): 128, (8, 0): 128, (8, 6): 256, (8, 9): 256, (9, 0): 256, (10, 0): 256}
+"""The same in 32 bits, without TensorFloat-32."""
 
 
 @final
@@ -43,11 +44,8 @@ class Gpu:
 
     def flops_per_s(self, dtype: torch.dtype | None) -> float | None:
         """What a large model reaches in a type (None: float32); None for a card that is not in the list."""
-        half = _HALF_FLOPS.get(self.capability)
-        if half is None:
-            return None
-        in_a_cycle = _SINGLE_FLOPS if dtype in (None, torch.float32) else half
-        return self.num_multiprocessors * _CLOCK_HZ * in_a_cycle * _SHARE_OF_PEAK
+        in_a_cycle = (_SINGLE_FLOPS if dtype in (None, torch.float32) else _HALF_FLOPS).get(self.capability)
+        return None if in_a_cycle is None else self.num_multiprocessors * _CLOCK_HZ * in_a_cycle * _SHARE_OF_PEAK
 
 
 @final
@@ -73,26 +71,28 @@ class Asking:
         return again * self.seconds_per_row < kept
 
 
-def asking(models: Sequence[nn.Module], gpu: Gpu | None, dtype: torch.dtype | None, *, row_tokens: float,
-           batch_size: int, passes: float) -> Asking | None:
+def asking(models: Sequence[nn.Module], gpu: Gpu | None, dtype: torch.dtype | None, *, text_tokens: float,
+           batch_size: int, passes: float, choices: int = 0) -> Asking | None:
     """What it takes to ask these models on that card; None where that is not known, as on a CPU.
 
     Args:
         models: transformers models that read ``input_ids``.
         gpu: the card.
         dtype: what they compute in; None: float32.
-        row_tokens: the tokens of a row on average.
+        text_tokens: the tokens of a row on average; of one of its choices, if it has choices.
         batch_size: the rows that are asked about at once.
         passes: over the rows.
+        choices: the texts that make one row; 0: one, which is no choice.
     """
     speed = None if gpu is None else gpu.flops_per_s(dtype)
     if speed is None or not models:
         return None
-    seconds = 0.0
+    seconds, length, texts = 0.0, max(1, round(text_tokens)), max(1, choices)
+    one_choice = {"input_ids": torch.ones(1, 1, length, dtype=torch.long)} if choices else None
     for model in models:
-        count = count_flops(model, sequence_length=max(1, round(row_tokens)))
+        count = count_flops(model, sequence_length=length, inputs=one_choice)
         layers = getattr(model.config, "num_hidden_layers", None)
         if count.unknown_because or layers is None:
             return None
-        seconds += max(row_tokens * count.per_token[""] / speed, layers * _LAYER_S / batch_size)
+        seconds += max(texts * length * count.per_token[""] / speed, layers * _LAYER_S / batch_size)
     return Asking(seconds, passes)

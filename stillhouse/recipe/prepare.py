@@ -175,11 +175,10 @@ def _asking(recipe: Recipe, teaching: Teaching, keys: frozenset[Key], reading: R
     if all(key.kind == "logits" for key in keys) or any(member.quantization for member in teaching.members):
         return None
     training, rows = recipe.training, reading.student["train"]
-    lengths = reading.teacher["train"].lengths
     passes = training.epochs or (training.steps or 0) * training.accumulation * training.batch_size / len(rows)
     gpu = Gpu.of(resolve_device(training.device))
     return asking([member.model for member in teaching.members], gpu, computes_in, batch_size=training.batch_size,
-                  row_tokens=float(lengths.mean()) * max(1, rows.choices), passes=passes)
+                  text_tokens=float(reading.teacher["train"].lengths.mean()), passes=passes, choices=rows.choices)
 
 
 def _obstacle(task: Task[Any], teaching: Teaching) -> str:

@@ -147,15 +147,15 @@ def _confusions(kind: AnswerKind, choices: Sequence[Choice], names: Sequence[str
     if max(len(one.names) for one in counted.values()) <= MOST_NAMES_IN_A_MATRIX:
         return [Matrices([Matrix(f"Student against {who}", who, one) for who, one in counted.items()]),
                 Text("Each row adds up to 100 %; what is not on the diagonal is confused.")]
-    return [_most_confused(who, one) for who, one in counted.items()]
+    return [_most_confused(who, one, kind.of_choices) for who, one in counted.items()]
 
 
-def _most_confused(who: str, found: Confusion) -> Block:
+def _most_confused(who: str, found: Confusion, of_what: str) -> Block:
     rows = [[pair.reference, pair.student, count(pair.count), percent(pair.share)]
             for pair in found.most_confused(_MOST_PAIRS)]
     if not rows:
         return Text(f"Student against {who}: nothing is confused, both say the same everywhere.")
-    return Table(f"Most confused: student against {who}", [who, "student", "rows", f"of the {who}'s"], rows,
+    return Table(f"Most confused: student against {who}", [who, "student", of_what, f"of the {who}'s"], rows,
                  num_names=2)
 
 

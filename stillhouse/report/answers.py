@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 from stillhouse.report.classes import ClassScore, class_scores
+from stillhouse.report.formatting import measure
 from stillhouse.report.run_files import Line, RunFiles
 
 Said = Mapping[str, Any]
@@ -38,6 +39,8 @@ class AnswerKind(abc.ABC):
     of_what: ClassVar[str] = "rows"
     has_classes: ClassVar[bool] = False
     """Whether answers are names from a list, so that they can be counted by class."""
+    of_choices: ClassVar[str] = "rows"
+    """What `choices` are made about, for people."""
     class_name: ClassVar[str] = "class"
     """What a class is, for people."""
     classes_title: ClassVar[str] = "Classes"
@@ -200,10 +203,10 @@ class Score(_WithoutChoices):
         return math.isclose(said["score"], gold)
 
     def told(self, said: Said) -> str:
-        return f"{said['score']:.3g}"
+        return measure(float(said["score"]))
 
     def gold_told(self, gold: Any) -> str:
-        return f"{gold:.3g}"
+        return measure(float(gold))
 
     def gap(self, teacher: Said, student: Said) -> float:
         return abs(float(teacher["score"]) - float(student["score"]))
@@ -254,7 +257,7 @@ class _OneAWord(AnswerKind):
     Abstract: the final classes say what tags stand for.
     """
 
-    of_what = "sentences"
+    of_what, of_choices = "sentences", "words"
     has_classes = True
     hardest_first = "those with many words on which both are sure first"
 

@@ -30,7 +30,7 @@ _WHO = {"teacher": "teacher", "student": "this model",
         "without teacher": "same model, trained without the teacher"}
 _HUB_NAMES = {"exact_match", "accuracy", "f1", "precision", "recall", "perplexity"}
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-_FILE = re.compile(r"\.(jsonl?|csv|tsv|txt|parquet)(\.gz)?$")
+_FILE = re.compile(r"\.(jsonl?|csv|tsv|txt|parquet)(\.gz)?$", re.IGNORECASE)
 
 
 def model_card(run: Path) -> str:
@@ -65,10 +65,10 @@ def _config(run: RunFiles) -> Model:
 
 def _front_matter(run: RunFiles) -> dict[str, Any]:
     base = _base_model(run)
-    datasets = [name.partition("@")[0].partition(":")[0] for name in map(str, _sources(run)) if _is_on_hub(name, run)]
+    datasets = [_bare(name) for name in map(str, _sources(run)) if _is_on_hub(name, run)]
     results = [{
         "task": {"type": _PIPELINE_TAGS.get(run.task, run.task)},
-        "dataset": {"name": _data_name(run), "type": next(iter(datasets), "custom"), "split": run.split},
+        "dataset": {"name": _source_told(run, _judged_by(run)), "type": _dataset_type(run), "split": run.split},
         "metrics": [{"type": name, "value": round(value, 4)}
                     for name, value in scores_of(run.metrics["student"]).items()],
     }]
@@ -93,18 +93,30 @@ def _base_model(run: RunFiles) -> str | None:
 
 def _is_on_hub(name: str, run: RunFiles) -> bool:
     """Whether a name is that of something on the hub as far as one can tell: OWNER/NAME, and nothing here."""
-    bare = name.partition("@")[0].partition(":")[0]
+    bare = _bare(name)
     top = PurePath(str(run.recipe.get("output", ""))).parts[:1]
     return bool(_HUB_ID.fullmatch(bare)) and not _FILE.search(bare) and not Path(bare).exists() \
         and PurePath(bare).parts[:1] != top
+
+
+def _bare(name: str) -> str:
+    """A name on the hub without configuration and revision."""
+    return name.partition("@")[0].partition(":")[0]
 
 
 def _sources(run: RunFiles) -> list[Any]:
     return [run.data[split] for split in ("train", "validation", "test") if run.data.get(split)]
 
 
-def _data_name(run: RunFiles) -> str:
-    return _source_told(run, str(run.data.get(run.split) or run.data.get("train", "not said")))
+def _judged_by(run: RunFiles) -> str:
+    """Where the rows of the reported split are from."""
+    return str(run.data.get(run.split) or run.data.get("train", "not said"))
+
+
+def _dataset_type(run: RunFiles) -> str:
+    """What the hub calls the data that judged; of a part of the training data, which is no set's own split, custom."""
+    named = run.data.get(run.split)
+    return _bare(str(named)) if named and _is_on_hub(str(named), run) else "custom"
 
 
 def _origin(run: RunFiles) -> str:
@@ -116,7 +128,7 @@ def _origin(run: RunFiles) -> str:
 def _results(run: RunFiles) -> str:
     names, scores = score_table(run)
     rows = [[_WHO[who], *told] for who, told in zip(judged_models(run), scores, strict=True)]
-    about = f"On the {run.split} data ({_code(_data_name(run))}, {run.num_rows:,} rows)."
+    about = f"On the {run.split} data ({_code(_source_told(run, _judged_by(run)))}, {run.num_rows:,} rows)."
     agreement = run.metrics["student"].get("agreement_with_teacher")
     if agreement is not None:
         about += f" Agreement with the teacher: {agreement:.3f}."
@@ -172,7 +184,11 @@ def _calibration_told(run: RunFiles) -> Iterator[str]:
 
 def _without_home(text: str) -> str:
     """Paths below the user's home folder without saying whose it is."""
-    return text.replace(str(Path.home()) + "/", "~/")
+    try:
+        home = str(Path.home())
+    except RuntimeError:  # a user without one
+        return text
+    return text if home == "/" else re.sub(rf"(?<![\w./-]){re.escape(home)}(?=/)", "~", text)
 
 
 def _code(text: str) -> str:

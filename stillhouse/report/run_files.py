@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from stillhouse.errors import ConfigError, DataError
+from stillhouse.sections.stages import stage_folder
 
 Line = Mapping[str, Any]
 """One JSON object of a file that holds one a line."""
@@ -134,7 +135,8 @@ def read_run(path: Path) -> RunFiles:
         recipe, metrics = yaml.safe_load(text), json.loads(_text(path / _METRICS))
     except (yaml.YAMLError, ValueError) as error:
         raise DataError(f"{path}: {_RECIPE} or {_METRICS} cannot be read: {error}; run the recipe again") from error
-    missing = [name for name in ("task", "metric", "split", "rows", "student") if name not in metrics]
+    missing = [name for name in ("task", "metric", "split", "rows", "student")
+               if not isinstance(metrics, Mapping) or name not in metrics]
     if missing or not isinstance(recipe, Mapping):
         raise DataError(f"{path / _METRICS} has no {', '.join(missing) or 'recipe'}, so it is not the result of a run; "
                         "run the recipe again")
@@ -154,24 +156,35 @@ def find_runs(path: Path) -> list[RunFiles]:
 
 def _below(path: Path, depth: int) -> tuple[list[Path], list[Path]]:
     """Folders of finished and of unfinished runs, in the order people count in: seed-2 before seed-10."""
-    if (path / _RECIPE).exists() and not _is_of_stages(path):
+    stages = _stages(path) if (path / _RECIPE).exists() else []
+    if (path / _RECIPE).exists() and not stages:
         return ([path], []) if (path / _METRICS).exists() else ([], [path])
     finished: list[Path] = []
     unfinished: list[Path] = []
-    for folder in sorted((f for f in path.iterdir() if f.is_dir()), key=_natural) if depth else ():
-        if folder.name not in _NO_RUNS_INSIDE and not folder.name.startswith("."):
-            done, begun = _below(folder, depth - 1)
-            finished += done
-            unfinished += begun
+    for folder in (_folders_of(path, stages) if stages else _folders_in(path)) if depth else ():
+        done, begun = _below(folder, depth - 1)
+        finished += done
+        unfinished += begun
     return finished, unfinished
 
 
-def _is_of_stages(path: Path) -> bool:
+def _folders_in(path: Path) -> list[Path]:
+    return sorted((folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith(".")
+                   and folder.name not in _NO_RUNS_INSIDE), key=_natural)
+
+
+def _folders_of(path: Path, stages: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """Those that a run's stages have written, which may lie elsewhere."""
+    return [folder for stage in stages if (folder := stage_folder(path, stage)) is not None]
+
+
+def _stages(path: Path) -> list[Mapping[str, Any]]:
+    """What the recipe of a run says of its stages; nothing if it has none, or cannot be read."""
     try:
         recipe = yaml.safe_load(_text(path / _RECIPE))
     except yaml.YAMLError:
-        return False
-    return isinstance(recipe, Mapping) and bool(recipe.get("stages"))
+        return []
+    return list(recipe.get("stages") or ()) if isinstance(recipe, Mapping) else []
 
 
 def _natural(path: Path) -> list[str | int]:

@@ -44,11 +44,14 @@ def init_command(
     with interruptible("; nothing was written"):
         if file is not None and data is not None:
             raise ConfigError(f"the data is given twice, as {file!r} and --data {data!r}; give one")
+        if recipe.is_dir():
+            raise ConfigError(f"--recipe {recipe}: that is a folder; name a file, as in --recipe {recipe}/recipe.yaml")
         if recipe.exists() and not overwrite:
             raise ConfigError(f"{recipe} is there already; give --overwrite to replace it, or --recipe FILE to write "
                               "another")
         if not recipe.absolute().parent.is_dir():
-            raise ConfigError(f"--recipe {recipe}: there is no folder {recipe.absolute().parent}")
+            raise ConfigError(f"--recipe {recipe}: there is no folder {recipe.absolute().parent}; make it first, "
+                              "or name a file in another")
         from stillhouse.setting_up.new_recipe import Flags, new_recipe
         from stillhouse.setting_up.questions import NoTerminal, Person, Suggestions
 

@@ -136,7 +136,7 @@ class Look:
         values = self.rows.columns[column]
         if self.kinds[column] in ("texts", "numbers"):
             return len({item for value in self.sample(column) for item in value})
-        return len({value for value in values if value is not None})
+        return len({str(value) for value in values if value is not None})
 
     def _named(self, names: Sequence[str], columns: Sequence[str]) -> str:
         """The column with the first of these names, whatever its case; empty if none has one."""

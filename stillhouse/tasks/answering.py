@@ -10,7 +10,7 @@ from torch import nn
 from stillhouse.adaptors import Adaptor
 from stillhouse.batches import as_batch, to_device, windows
 from stillhouse.modes import device_of, evaluation
-from stillhouse.tasks.batching import EncodedRows
+from stillhouse.tasks.batching import EncodedRows, require_batch_size
 from stillhouse.teachers import TeacherSource
 from stillhouse.types import Features, Key
 
@@ -46,6 +46,7 @@ def source_answers(source: TeacherSource, encoded: EncodedRows, keys: frozenset[
 
 def _longest_first(encoded: EncodedRows, batch_size: int) -> Iterator[list[int]]:
     """Batches of row numbers. The longest rows come first, so that memory runs out at once or not at all."""
+    require_batch_size(batch_size)
     return windows(encoded.lengths.argsort(kind="stable")[::-1].tolist(), batch_size)
 
 

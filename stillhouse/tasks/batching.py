@@ -138,6 +138,12 @@ def _filled(values: TokenRows, rows: Sequence[int], kept: Tensor, padding: int) 
     return filled
 
 
+def require_batch_size(batch_size: int) -> None:
+    """Raise `ConfigError` for a batch without rows."""
+    if batch_size < 1:
+        raise ConfigError(f"a batch size of {batch_size}: give a number of rows of 1 or more")
+
+
 @final
 class BucketSampler:
     """The rows of each batch of an epoch, every row once; a function of seed and epoch alone.
@@ -149,8 +155,7 @@ class BucketSampler:
     """
 
     def __init__(self, lengths: Lengths, *, batch_size: int, seed: int, shuffle: bool) -> None:
-        if batch_size < 1:
-            raise ConfigError(f"a batch size of {batch_size}: give a number of rows of 1 or more")
+        require_batch_size(batch_size)
         self.lengths, self.batch_size, self.seed, self.shuffle = lengths, batch_size, seed, shuffle
         self.epoch = 0
 

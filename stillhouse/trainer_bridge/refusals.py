@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
+from torch import nn
 from transformers import Trainer
 
 from stillhouse.errors import PlanError
@@ -18,6 +21,20 @@ def require_version() -> None:
         raise PlanError(f"transformers {transformers.__version__} has no Trainer.loss_is_scaled_for_ga, without which "
                         "it divides the loss by the number of accumulated batches once more; upgrade transformers "
                         "(5.24 has it), or use stillhouse.fit")
+
+
+def require_used(teacher: Any, teacher_adaptor: Any, cache: str | Path, cache_dtype: torch.dtype | None) -> None:
+    """Raise `PlanError` for an argument that would have no effect."""
+    parts = teacher if isinstance(teacher, (list, tuple)) else [teacher]
+    if teacher_adaptor is not None and not any(isinstance(part, nn.Module) for part in parts):
+        raise PlanError("teacher_adaptor: there is no teacher model whose outputs it could read (a TeacherSource has "
+                        "its own adaptor); leave it out, or give a model as teacher")
+    if cache_dtype is not None and cache == "off":
+        raise PlanError(f"cache_dtype={cache_dtype}: nothing is kept, for cache is 'off'; leave it out, or give "
+                        "cache='memory' or a folder")
+    if cache != "off" and teacher is None:
+        raise PlanError(f"cache={str(cache)!r}: without a teacher there are no answers to keep; leave it out, or "
+                        "give a teacher")
 
 
 def require_supported(trainer: Any) -> None:

@@ -24,7 +24,7 @@ from stillhouse.errors import CheckpointError, PlanError
 from stillhouse.plan import Distillation
 from stillhouse.trainer_bridge.learning import Learned, Said, learned
 from stillhouse.trainer_bridge.ranks import average_gradients, call_through, take_from_first_rank
-from stillhouse.trainer_bridge.refusals import require_supported, require_version
+from stillhouse.trainer_bridge.refusals import require_supported, require_used, require_version
 from stillhouse.trainer_bridge.teaching import AnyAdaptor, adaptor_of, cached, models_of, source_of
 from stillhouse.training import Bundle, Precision, WindowLoss
 from stillhouse.training.distributed import wait_for_all
@@ -103,6 +103,7 @@ class DistillationTrainer(Trainer):
                            by_module=by_module)
         if cache == "off" and isinstance(distillation, DistillationConfig) and distillation.is_caching_logits:
             cache = "memory"
+        require_used(teacher, teacher_adaptor, cache, cache_dtype)
         self.plan = Distillation(student, adaptor_of(own_adaptor, student, by_module),
                                  cached(source, cache, cache_dtype), self._learned.objective)
         """The experiment as one value."""

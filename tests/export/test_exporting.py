@@ -238,11 +238,37 @@ def test_what_cannot_be_done_is_said_before_anything_is_exported(
 def test_a_folder_that_somebody_stands_in_is_not_replaced(output: str, fresh_run: Run, tmp_path: Path,
                                                           monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "above/here").mkdir(parents=True)
-    (tmp_path / "above/export.json").touch()  # as in an earlier export
+    (tmp_path / "above/export.json").write_text(json.dumps({"content": ["export.json", "here"]}))
     monkeypatch.chdir(tmp_path / "above/here")
     monkeypatch.setattr(exporting, "write_graph", None)
     with pytest.raises(ConfigError, match=rf"--output {output}: that is the current directory or holds it"):
         export_onnx(fresh_run.path, output=output)
+
+
+@pytest.mark.parametrize("results", ['{"content": ["export.json", "model.onnx"]}', "{}", "half a fi", "[]"])
+def test_what_an_export_has_not_written_stays(results: str, fresh_run: Run, tmp_path: Path,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "cloned"
+    (folder / ".git").mkdir(parents=True)
+    (folder / "export.json").write_text(results)
+    monkeypatch.setattr(exporting, "write_graph", None)
+    with pytest.raises(ConfigError, match=r"holds what no export has written \(.git"):
+        export_onnx(fresh_run.path, output=folder)
+    assert sorted(path.name for path in folder.iterdir()) == [".git", "export.json"]
+
+
+def test_an_earlier_export_is_there_until_the_new_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx/model.onnx").write_text("earlier")
+    with written_aside(tmp_path / "onnx") as aside:
+        (aside / "model.onnx").write_text("new")
+        assert (tmp_path / "onnx/model.onnx").read_text() == "earlier"
+    assert [(path.name, (path / "model.onnx").read_text()) for path in tmp_path.iterdir()] == [("onnx", "new")]
+
+
+def test_no_rows_to_compare_are_refused(fresh_run: Run) -> None:
+    with pytest.raises(ConfigError, match="num_rows=0"):
+        export_onnx(fresh_run.path, num_rows=0)
 
 
 def test_a_link_to_a_folder_stands_for_the_folder(tmp_path: Path) -> None:

@@ -138,6 +138,18 @@ def test_texts_alone_are_rows_where_a_row_is_a_text(finished: Get, tmp_path: Any
         predict(finished("single").output, texts)
 
 
+@pytest.mark.parametrize("given", [{"text": "a b"}, {"text": ["a b", "c d e"]}])
+def test_a_mapping_is_not_taken_for_the_names_of_its_columns(finished: Get, given: Any) -> None:
+    with pytest.raises(DataError, match=r"the given rows: this is a mapping \('text'\).*give a list of rows"):
+        predict(finished("multi").output, given)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_without_rows_is_refused(finished: Get, batch_size: int) -> None:
+    with pytest.raises(ConfigError, match=f"a batch size of {batch_size}"):
+        predict(finished("multi").output, ["a b"], batch_size=batch_size)
+
+
 def test_a_bare_model_says_the_same_as_its_run(finished: Get) -> None:
     run = finished("multi")
     found = open_run(run.output / "student")

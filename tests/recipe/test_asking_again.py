@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForMultipleChoice, BertForSequenceClassification
 
 from stillhouse.recipe.asking_again import Asking, Gpu, asking
 from stillhouse.recipe.cache_size import AnswerSizes
@@ -24,7 +24,7 @@ def bert() -> BertForSequenceClassification:
 
 def on(gpu: Gpu | None, bert: BertForSequenceClassification, tokens: int, batch_size: int, *, passes: float = 10,
        dtype: torch.dtype | None = torch.bfloat16) -> Asking | None:
-    return asking([bert], gpu, dtype, row_tokens=tokens, batch_size=batch_size, passes=passes)
+    return asking([bert], gpu, dtype, text_tokens=tokens, batch_size=batch_size, passes=passes)
 
 
 def plan(found: Asking | None, tokens: int, choice: str = "auto", keys: list[Key] = FIVE_LAYERS) -> CachePlan:
@@ -53,6 +53,15 @@ def test_long_rows_are_asked_again_on_a_fast_card_and_kept_on_others(bert: BertF
 def test_what_is_small_to_read_is_kept(bert: BertForSequenceClassification) -> None:
     assert plan(on(H100, bert, 128, 512), 128, keys=[LOGITS]).kind == "disk"
     assert plan(on(H100, bert, 13, 32), 13).kind == "disk", "a small batch takes as long as a larger one"
+
+
+def test_each_choice_of_a_row_is_asked_about() -> None:
+    with torch.device("meta"):
+        chooser = BertForMultipleChoice(BertConfig())
+    one, four = (asking([chooser], H100, torch.bfloat16, text_tokens=128, batch_size=512, passes=10, choices=choices)
+                 for choices in (1, 4))
+    assert one is not None and four is not None
+    assert four.seconds_per_row == pytest.approx(4 * one.seconds_per_row)
 
 
 def test_a_folder_that_is_named_is_used(bert: BertForSequenceClassification, tmp_path: object) -> None:

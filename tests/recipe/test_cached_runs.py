@@ -71,7 +71,7 @@ def test_a_gpu_that_answers_at_once_is_asked_again_for_layers_but_not_for_logits
     make_recipe: MakeRecipe, encoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asking_again.Gpu, "of", lambda device: asking_again.Gpu(132, (9, 0)))
-    monkeypatch.setattr(asking_again, "_SINGLE_FLOPS", 1e9)
+    monkeypatch.setattr(asking_again, "_SINGLE_FLOPS", {(9, 0): 1e9})
     monkeypatch.setattr(asking_again, "_LAYER_S", 0.0)
     teacher = {"model": encoder, "train": TRAIN}
     layers = {"matches": {"layers": "uniform", "losses": ["hidden_mse"]}}

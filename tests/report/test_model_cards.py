@@ -130,6 +130,12 @@ def test_models_and_data_of_the_hub_are_named_and_folders_are_not(tmp_path: Path
     matter = front_matter(model_card(run))
     assert matter["base_model"] == "google-bert/bert-base-cased"
     assert matter["datasets"] == ["nyu-mll/glue"]
+    (judged,) = matter["model-index"][0]["results"]
+    assert judged["dataset"] == {"name": "data.jsonl", "type": "custom", "split": "test"}, "not judged on GLUE"
+    change(run, data={"train": "runs/Data.JSONL", "test": "nyu-mll/glue:sst2@test"})
+    matter = front_matter(model_card(run))
+    assert matter["model-index"][0]["results"][0]["dataset"]["type"] == "nyu-mll/glue"
+    assert matter["datasets"] == ["nyu-mll/glue"]
     for model in ("runs/teacher", "./teacher", "/srv/teacher", "teacher", "package:some_package/model"):
         assert "base_model" not in front_matter(model_card(change(run, teacher={"model": model})))
 
@@ -139,6 +145,16 @@ def test_a_card_says_nothing_of_the_users_home(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("HOME", str(tmp_path))
     change(run, teacher={"model": f"{tmp_path}/teacher"})
     assert str(tmp_path) not in model_card(run)
+
+
+@pytest.mark.parametrize(("home", "teacher"), [("/root", "/mnt/backup/root/teacher"), ("/", "https://x/teacher"),
+                                               ("/root", "/rooted/teacher")])
+def test_what_only_looks_like_the_users_home_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str,
+                                                   teacher: str) -> None:
+    run = make_run(tmp_path / "run")
+    monkeypatch.setenv("HOME", home)
+    change(run, teacher={"model": teacher})
+    assert f"model: {teacher}\n" in model_card(run)
 
 
 @pytest.mark.parametrize("parts", [{"with_teacher": False}, {"with_answers": False}, {"with_label": False}])

@@ -11,7 +11,8 @@ import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from stillhouse.metrics import entity_metrics
-from stillhouse.report.calibration import calibration
+from stillhouse.report.answers import Choice
+from stillhouse.report.calibration import calibration, student_calibration, teacher_calibration
 from stillhouse.report.classes import class_scores
 from stillhouse.report.confusion import confusion
 from stillhouse.report.entities import entity_scores, type_of
@@ -58,6 +59,15 @@ def test_a_model_that_is_always_sure_and_half_as_often_right_is_off_by_a_half() 
 def test_a_confidence_on_an_edge_is_in_the_bin_below() -> None:
     found = calibration([1 / 15, 1 / 15 + 1e-9], [True, True])
     assert [one.count for one in found.bins[:2]] == [1, 1]
+
+
+def test_words_that_the_student_did_not_see_are_not_judged() -> None:
+    seen = Choice(gold="a", teacher="b", teacher_confidence=0.9, student="a", student_confidence=0.8)
+    unseen = Choice(gold="a", teacher="a", teacher_confidence=1.0, student="b", student_confidence=0.0)
+    student, teacher = student_calibration([seen, unseen]), teacher_calibration([seen, unseen])
+    assert student is not None and (student.confidence, student.accuracy) == (0.8, 1.0)
+    assert teacher is not None and (teacher.confidence, teacher.accuracy) == (0.9, 0.0)
+    assert student_calibration([unseen]) is None and teacher_calibration([unseen]) is None
 
 
 def test_no_answers_have_no_calibration() -> None:

@@ -38,9 +38,10 @@ def test_damage_is_named_with_its_file_and_line(tmp_path: Path) -> None:
     (run / "predictions.jsonl").write_text(json.dumps({"row": 0}) + "\n")
     with pytest.raises(DataError, match="line 1 has no answer of the student"):
         _ = read_run(run).predictions
-    (run / "metrics.json").write_text("{}")
-    with pytest.raises(DataError, match="no task, metric"):
-        read_run(run)
+    for nothing in ("{}", "null", "[]"):
+        (run / "metrics.json").write_text(nothing)
+        with pytest.raises(DataError, match="no task, metric"):
+            read_run(run)
 
 
 def test_a_text_with_line_separators_of_unicode_stays_one_line(tmp_path: Path) -> None:
@@ -67,9 +68,20 @@ def test_stages_are_found_below_their_recipe_and_unfinished_runs_are_left_out(tm
     for stage in ("first", "second", "third"):
         make_run(tmp_path / stage)
     (tmp_path / "third" / "metrics.json").unlink()
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"output": str(tmp_path), "stages": [{"name": "first"}]}))
+    stages = [{"name": name, "output": str(tmp_path / name)} for name in ("first", "second", "third")]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"output": str(tmp_path), "stages": stages}))
     (tmp_path / "metrics.json").write_text('{"stages": {}}')
     assert [run.name for run in find_runs(tmp_path)] == ["first", "second"]
+
+
+def test_stages_are_found_where_their_own_outputs_are(tmp_path: Path) -> None:
+    stages = [{"name": name, "output": str(tmp_path / "elsewhere" / name)} for name in ("z", "a")]
+    for stage in stages:
+        make_run(Path(stage["output"]))
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    (whole / "recipe.yaml").write_text(yaml.safe_dump({"output": str(whole), "stages": stages}))
+    assert [run.name for run in find_runs(whole)] == ["z", "a"], "in the order of the recipe"
 
 
 def test_a_run_is_not_looked_for_inside_a_run(tmp_path: Path) -> None:

@@ -241,6 +241,13 @@ def test_several_runs_are_compared_with_links_to_each(tmp_path: Path) -> None:
     assert page.ids.count("cite") == 1
 
 
+def test_the_best_student_is_the_one_with_the_highest_mean(tmp_path: Path) -> None:
+    for name, skill in (("weak", 0.3), ("strong", 0.95)):
+        make_run(tmp_path / name, shape=name, skill=skill)
+    page = page_of(tmp_path / "weak", tmp_path / "strong", output=tmp_path / "page.html")
+    assert "The best student, strong, keeps" in page.words
+
+
 def test_mean_and_spread_on_the_page_are_those_of_the_runs(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "T3" / f"seed-{seed}", seed=seed) for seed in (0, 1, 2)]
     values = [json.loads((run / "metrics.json").read_text())["student"]["accuracy"] for run in runs]

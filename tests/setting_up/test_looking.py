@@ -52,6 +52,13 @@ def test_a_number_is_a_label_too(folder: Path, suffix: str) -> None:
     assert seen(look)[2] == "label" and look.labels_kind("label") == "regression"
 
 
+def test_a_stray_list_among_labels_is_a_value_like_any_other(folder: Path) -> None:
+    rows = [{"text": f"{row['question']} {index}", "label": row["intent"]} for row in labelled()
+            for index in range(4000 // len(labelled()) + 1)]
+    rows[1]["label"] = ["odd"]  # between the rows that are looked at first
+    assert seen(look_at(folder, rows))[2] == "label"
+
+
 def test_a_list_of_labels_means_several(folder: Path) -> None:
     rows = [{"text": row["question"], "labels": [row["intent"], "any"]} for row in labelled()]
     look = look_at(folder, rows)

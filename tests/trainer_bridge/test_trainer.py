@@ -30,6 +30,8 @@ from .parts import SECTION, arguments, collate, naive_gradients, rows, student, 
 RESUMABLE: dict[str, Any] = {"per_device_train_batch_size": 2, "num_train_epochs": 2, "save_strategy": "steps",
                              "save_steps": 3, "weight_decay": 0.1, "max_grad_norm": 1.0, "lr_scheduler_type": "linear"}
 
+READER = HuggingFaceAdaptor("tokens")
+
 
 def weights(made: DistillationTrainer) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in made.bundle.state_dict().items()}
@@ -239,6 +241,10 @@ class TestRefusals:
         ({"distillation": "kd"}, {}, "distillation is a str"),
         ({"teacher": None}, {}, "give a model as teacher|of a teacher"),
         ({"distillation": {"matches": [{"layers": [[7, 1]], "loss": "hidden_mse"}]}}, {}, "7"),
+        ({"cache_dtype": torch.bfloat16}, {}, "cache_dtype=torch.bfloat16: nothing is kept"),
+        ({"teacher": LiveTeacher(teacher(), READER), "teacher_adaptor": READER}, {}, "there is no teacher model"),
+        ({"teacher": None, "distillation": {"loss_weight": 0, "hard_label_weight": 1}, "cache": "memory"}, {},
+         "without a teacher"),
     ])
     def test_what_cannot_work_is_said_before_training(self, tmp_path: Path, options: dict[str, Any],
                                                       settings: dict[str, Any], message: str) -> None:
