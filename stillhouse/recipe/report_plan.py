@@ -15,6 +15,7 @@ from stillhouse.recipe.stages import prepared_stages
 from stillhouse.recipe.teaching import Member
 from stillhouse.students.shapes import DEPTH, WIDTH, size_of
 from stillhouse.tasks import Task
+from stillhouse.tasks.repetitions import repetitions
 from stillhouse.units import readable_bytes
 
 
@@ -38,6 +39,7 @@ def plan_text(prepared: Prepared) -> str:
         ("task", f"{recipe.task}, {_labels(task)}chosen by {task.metric}"),
         ("data", f"{rows} rows; {prepared.splits['train'].mean_length:.1f} tokens a row on average"),
         *([("", prepared.augmented)] if prepared.augmented else []),
+        *(("", f"note: {note}") for note in repetitions(task)),
         *_teacher_lines(prepared),
         ("student", prepared.distilling.student.origin),
         ("", _size_line(prepared.student)),

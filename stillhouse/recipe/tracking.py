@@ -205,8 +205,9 @@ _KINDS: Mapping[str, _Kind] = {
     "wandb": _Kind(WandbTracker, "wandb", 'pip install "stillhouse[wandb]"',
                    "log in with `wandb login`, or set WANDB_MODE=offline to send the run later"),
     "mlflow": _Kind(MLflowTracker, "mlflow", 'pip install "stillhouse[mlflow]"',
-                    "set MLFLOW_TRACKING_URI to a server that runs; for a local database install all of it with "
-                    "`pip install mlflow`"),
+                    "set MLFLOW_TRACKING_URI to a server that runs; without one, to a folder, as in "
+                    "MLFLOW_TRACKING_URI=file:./mlruns with MLFLOW_ALLOW_FILE_STORE=true, or install all of it with "
+                    "`pip install mlflow`, which brings a local database"),
 }
 
 

@@ -19,6 +19,7 @@ Points = Sequence[tuple[float, float]]
 
 _DASHES: Mapping[str, str] = {"-": "", "--": "6 3", ":": "2 2", "-.": "6 2 2 2"}
 _STYLES = ("-", "--", "-.", ":")
+_BEST = 1.0  # of measures that are shares or correlations
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,9 @@ def trade_off(title: str, marks: Sequence[Mark], x_label: str, y_label: str, not
                 textcoords="offset points", ha="left" if on_the_left else "right", color=svg.INK)
         _logarithmic(made.axes, "x", [end for mark in marks for end in _ends(mark.x)])
         made.axes.margins(y=0.18)
+        if max(mark.y.mean for mark in marks) <= _BEST < made.axes.get_ylim()[1]:  # of a share, for instance
+            made.axes.set_ylim(top=_BEST + 0.12 * (_BEST - made.axes.get_ylim()[0]))
+            made.axes.set_yticks([tick for tick in made.axes.get_yticks() if tick <= _BEST])
         _label(made.axes, x_label, y_label)
     keys = [Key("teacher", svg.VARIABLES[svg.TEACHER], marker="diamond")] if any(m.is_teacher for m in marks) else []
     keys.append(Key("student", svg.VARIABLES[svg.STUDENT], marker="dot"))

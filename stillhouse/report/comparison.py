@@ -157,7 +157,7 @@ def _of_students(group: Group, name: str) -> Spread | None:
 def _told(found: Spread | None, tell: Callable[[float], str]) -> str:
     if found is None:
         return ""
-    return f"{tell(found.mean)} ± {tell(found.deviation)}" if found.deviation else tell(found.mean)
+    return tell(found.mean) if found.deviation is None else f"{tell(found.mean)} ± {tell(found.deviation)}"
 
 
 def _of(runs: Sequence[RunFiles], value: Value) -> Spread | None:

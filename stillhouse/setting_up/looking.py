@@ -19,6 +19,8 @@ Kind = Literal["text", "number", "texts", "numbers", "answers", "other"]
 
 _SAMPLE = 2000
 """Rows that a column's kind and lengths are taken from, spread over the file."""
+_FEW = 20
+"""Of less rows one cannot tell whether values come again, so that the column's name decides."""
 _TEXT_NAMES = ("text", "sentence", "content", "utterance", "query", "question", "review", "comment", "message", "body",
                "document", "title", "description", "docstring")
 _LABEL_NAMES = ("label", "labels", "intent", "category", "class", "target", "sentiment", "topic", "emotion", "y", "tag",
@@ -94,9 +96,9 @@ class Look:
     def label(self) -> str:
         """The column with the label of a text; empty if no column looks like one."""
         taken = self._pair()
-        able = [name for name in self.of_kind("text", "number", "texts", "numbers")
-                if name not in taken and self._repeats(name)]
-        named = self._named(_LABEL_NAMES, able)
+        free = [name for name in self.of_kind("text", "number", "texts", "numbers") if name not in taken]
+        able = [name for name in free if self._repeats(name)]
+        named = self._named(_LABEL_NAMES, free if len(self.rows) < _FEW else able)
         if named:
             return named
         plain = [name for name in able if self.kinds[name] in ("text", "number")]

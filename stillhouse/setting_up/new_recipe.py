@@ -74,7 +74,16 @@ def new_recipe(flags: Flags, answerer: Answerer, path: str) -> NewRecipe:
     choices = replace(choices, teacher=teacher, student=student_section(student), output=output)
     text = recipe_text(choices, path)
     _check(text, path)
-    return NewRecipe(text, _summary(task, columns, data), [*notes, *advice(task)])
+    return NewRecipe(text, _summary(task, columns, data), [*_header_note(look, data), *notes, *advice(task)])
+
+
+def _header_note(look: Look, data: Mapping[str, Any]) -> list[str]:
+    """That the file may have no header: its first row is taken for one, and holds a label."""
+    label = data.get("label")
+    if label not in look.rows.columns or str(label) not in map(str, look.rows.columns[label]):
+        return []
+    return [f"the first row ({', '.join(map(str, look.rows.columns))}) is taken as the names of the columns, but "
+            f"{label!r} is a label in other rows too; if it is a row, write a header above it"]
 
 
 @final
@@ -99,7 +108,9 @@ class _Sources:
 
 def _task_of(flags: Flags, look: Look) -> str:
     if flags.task is None:
-        return look.task()
+        found = look.task()
+        is_labelled = flags.label is not None and flags.validation is None  # else it is the score of a pair
+        return "text-classification" if found == "sentence-embedding" and is_labelled else found
     if flags.task not in KNOWN_TASKS:
         raise ConfigError(f"--task: {unknown_name('task', flags.task, KNOWN_TASKS)}; other tasks' recipes are written "
                           "by hand, as docs/recipes.md shows")
@@ -166,8 +177,9 @@ def _spec_of(task: str, columns: Sequence[str], sources: _Sources, answerer: Ans
 def _pairs_spec(columns: Sequence[str], sources: _Sources, answerer: Answerer, flags: Flags) -> dict[str, Any]:
     """Sentence embeddings are judged by pairs with a score, in a file of their own."""
     default = beside(flags.data or "", _NEIGHBOURS["validation"]) or ""
-    source = answered(flags.validation, answerer, "--validation", "The file with scored pairs of sentences to judge by",
-                      default, sources.require)
+    question = ("The file with scored pairs of sentences to judge by (this is sentence-embedding; for another task "
+                "give --task, or the column with the --label)")
+    source = answered(flags.validation, answerer, "--validation", question, default, sources.require)
     look = sources.look(source)
     pairs = (tuple(columns), look.text("sentence-embedding"), tuple(look.of_kind("text")[:2]))
     pair = next((pair for pair in pairs if len(pair) == 2 and look.rows.columns.keys() >= set(pair)), ())

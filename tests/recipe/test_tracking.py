@@ -167,7 +167,8 @@ def test_a_server_that_cannot_be_reached_is_an_error_before_training(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     recipe = Recipe.from_dict(make_recipe(trackers=["tensorboard", "mlflow"]))
-    with pytest.raises(ConfigError, match=r"trackers: mlflow cannot start .*127.0.0.1.*; set MLFLOW_TRACKING_URI"):
+    with pytest.raises(ConfigError, match=r"trackers: mlflow cannot start .*127.0.0.1.*; set MLFLOW_TRACKING_URI to a "
+                                          r"server .*MLFLOW_TRACKING_URI=file:./mlruns with MLFLOW_ALLOW_FILE_STORE"):
         run(recipe, console=console)
     assert not Path(recipe.output).exists()
 

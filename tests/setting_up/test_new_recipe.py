@@ -16,6 +16,7 @@ from stillhouse.recipe import Recipe, load_recipe, plan
 from stillhouse.setting_up import suggestions
 from stillhouse.setting_up.new_recipe import Flags, NewRecipe, new_recipe
 from stillhouse.setting_up.questions import Answerer, Check, NoTerminal, Suggestions
+from tests.docs.pages import blocks_of
 
 from .conftest import asked, labelled, scored, tagged, write
 
@@ -121,12 +122,34 @@ def test_without_a_terminal_the_missing_flags_are_named(folder: Path) -> None:
 
 def test_where_nothing_suggests_an_answer_the_flag_is_named(folder: Path) -> None:
     texts = write(folder / "texts.jsonl", [{"text": row["question"]} for row in labelled()])
-    with pytest.raises(ConfigError, match="give --validation"):
+    with pytest.raises(ConfigError, match=r"this is sentence-embedding; for another .*give --validation"):
         made(data=texts)
     with pytest.raises(ConfigError, match="give --label"):
         made(data=texts, task="text-classification")
     with pytest.raises(ConfigError, match="give --data"):
         made()
+
+
+def test_a_label_that_is_named_makes_a_classification(folder: Path) -> None:
+    rows = [{"what": f"{row['question']} {index}", "which": f"w{index}"} for index, row in enumerate(labelled())]
+    recipe = recipe_of(made(data=write(folder / "mine.csv", rows), text=["what"], label="which"))
+    assert recipe.task == "text-classification" and recipe.data.label == "which"
+
+
+def test_the_data_of_the_readme_has_a_recipe(folder: Path) -> None:
+    (shown,) = [block for block in blocks_of("README.md") if block.title == "train.csv"]
+    (folder / "train.csv").write_text(shown.text)
+    recipe = recipe_of(made(data="train.csv"))
+    assert (recipe.task, recipe.data.text, recipe.data.label) == ("text-classification", "text", "label")
+    (folder / "three.csv").write_text("".join(f"{line}\n" for line in shown.text.splitlines()[:7:2]))
+    assert recipe_of(made(data="three.csv", label="label")).task == "text-classification"
+
+
+def test_a_first_row_that_looks_like_any_other_is_noted(folder: Path) -> None:
+    lines = [f"{row['question']},{row['intent']}" for row in labelled()]
+    (folder / "bare.csv").write_text("\n".join(lines))
+    assert any("is taken as the names of the columns, but" in note for note in made(data="bare.csv").notes)
+    assert not any("names of the columns" in note for note in made(data=write(folder / "mine.csv", labelled())).notes)
 
 
 @pytest.mark.parametrize(("flags", "message"), [
