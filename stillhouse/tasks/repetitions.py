@@ -13,16 +13,16 @@ from stillhouse.tasks.base import Task
 def repetitions(task: Task[Any]) -> Iterator[str]:
     """A line about training texts with different labels, and one about each split with rows of the training data."""
     splits = {split: _inputs(task, split) for split in task.num_rows}
-    labels = _labels(task)
+    given, labels = splits["train"][:task.num_labelled], _labels(task)  # without rows that augmentation has added
     by_input: Mapping[Hashable, set[str]] = defaultdict(set)
     if labels:
-        for row, label in zip(splits["train"], labels, strict=True):
+        for row, label in zip(given, labels, strict=True):
             by_input[row].add(label)
         contradicting = sum(len(found) > 1 for found in by_input.values())
         if contradicting:
             texts = "training text" if contradicting == 1 else "training texts"
             yield f"{contradicting:,} {texts} with different labels in different rows"
-    known = set(splits["train"])
+    known = set(given)
     for split in ("validation", "test"):
         again = sum(row in known for row in splits.get(split, ()))
         if again:
@@ -41,7 +41,7 @@ def _labels(task: Task[Any]) -> list[str]:
     """What is right of each training row, as text; empty where several answers may be right."""
     if not task.label_names:
         return []
-    return [json.dumps(value) for value in task.split("train")[task.label_columns[0]]]
+    return [json.dumps(value) for value in task.split("train")[task.label_columns[0]][:task.num_labelled]]
 
 
 def _plain(value: Any) -> Hashable:

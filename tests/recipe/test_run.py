@@ -314,3 +314,9 @@ def test_nothing_is_kept_of_a_teacher_that_is_worse_than_none(
                       "max_length": 16}
     metrics = run(Recipe.from_dict(values), console=console).metrics
     assert metrics["teacher"]["spearman"] < 0 and metrics["retention"] is None
+
+
+def test_the_plan_tells_of_rows_that_train_and_judge(make_recipe: MakeRecipe, data: dict[str, str]) -> None:
+    assert "validation rows are" not in plan(Recipe.from_dict(make_recipe()))
+    said = plan(Recipe.from_dict(make_recipe(data={"validation": data["train"]})))
+    assert "note: 96 of 96 validation rows are in the training data too" in said
