@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +28,8 @@ UNEXPECTED_EXIT_CODE = 1
 USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130
 _PROFILE_STEPS = 20
+_READ_A_RECIPE = ("run", "plan")
+"""The commands with --set PATH=VALUE."""
 
 app = typer.Typer(name="stillhouse", add_completion=True, no_args_is_help=True, pretty_exceptions_enable=False,
                   rich_markup_mode=None, help="Distil a large language model into a small one.")
@@ -197,13 +199,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from typer.main import get_command
+    from typer.main import get_group
 
+    group = get_group(app)
     try:
-        get_command(app).main(args=words, prog_name="stillhouse")
+        group.main(args=words, prog_name="stillhouse")
     except SystemExit as ending:
-        return ending.code if isinstance(ending.code, int) else 0
+        code = ending.code if isinstance(ending.code, int) else 0
+        command, *others = words or [""]
+        if code == USAGE_EXIT_CODE and command in _READ_A_RECIPE:
+            known = {option for parameter in group.commands[command].params for option in parameter.opts}
+            _tell_of_keys(others, known)
+        return code
     return 0
+
+
+def _tell_of_keys(words: Sequence[str], known: Collection[str]) -> None:
+    """Say how to set what someone took for an option, after the message that there is no such option."""
+    given = (word.partition("=")[0] for word in words if word.startswith("--"))
+    unknown = next((option for option in given if option not in known), None)
+    if unknown is not None:
+        from stillhouse.recipe.places import place_of
+
+        place = place_of(unknown.strip("-").replace("-", "_"))
+        hint = f"--set {place}=VALUE" if place else "--set PATH=VALUE, as in --set training.epochs=3"
+        print(f"To change a value of the recipe, write {hint}", file=sys.stderr)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -18,7 +18,7 @@ raises one of the first branch before anything is trained or written.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -62,15 +62,22 @@ class StoreError(StillhouseError, RuntimeError):
     """A cache cannot be opened, read or written."""
 
 
-def unknown_name(what: str, name: object, allowed: Iterable[str]) -> str:
+def nearest(name: object, known: Iterable[str]) -> str | None:
+    """The known name that is most like the one that was written; None if none is like it."""
+    return next(iter(difflib.get_close_matches(str(name), list(known), n=1)), None)
+
+
+def unknown_name(what: str, name: object, allowed: Iterable[str], *, unlikely: Collection[str] = ()) -> str:
     """The message for a name that is not in a list: the value, the nearest known name, the allowed set.
+
+    Those that are ``unlikely`` to be meant are among the allowed, and not offered as the nearest.
 
     >>> unknown_name("shape", "T33", ["T3", "T6"])
     "unknown shape 'T33': did you mean 'T3'? Known: T3, T6"
     """
     known = sorted(allowed)
-    near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f": did you mean {near[0]!r}?" if near else "."
+    near = nearest(name, [each for each in known if each not in unlikely])
+    hint = f": did you mean {near!r}?" if near else "."
     return f"unknown {what} {name!r}{hint} Known: {', '.join(known)}"
 
 

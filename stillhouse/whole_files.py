@@ -32,6 +32,20 @@ def written_whole(path: Path) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
+@contextmanager
+def folder_made(folder: Path) -> Iterator[None]:
+    """The folder is there inside; what was made for it goes again, where it is empty, if something is raised."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for place in missing:
+            with suppress(OSError):
+                place.rmdir()
+        raise
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text in UTF-8, its line feeds as they are."""
     with written_whole(path) as aside:

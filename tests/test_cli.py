@@ -221,6 +221,10 @@ def test_a_warning_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: 
     (["run", "none.yaml"], 2, "there is no file none.yaml"),
     (["run", "none.yaml", "--seeds", "a,b"], 2, "as in --seeds 0,1,2"),
     (["run", "none.yaml", "--seeds", "1,1"], 2, "give different whole numbers"),
+    (["run", "none.yaml", "--epochs", "3"], 2, "To change a value of the recipe, write --set training.epochs=VALUE\n"),
+    (["plan", "none.yaml", "--batch-size=3"], 2, "--set training.batch_size=VALUE"),
+    (["run", "none.yaml", "--label", "x"], 2, "--set data.label=VALUE"),
+    (["run", "none.yaml", "--zzz"], 2, "--set PATH=VALUE, as in --set training.epochs=3"),
 ])
 def test_the_command_line_answers(
     arguments: list[str], code: int, expected: str, capsys: pytest.CaptureFixture[str]
@@ -228,6 +232,14 @@ def test_the_command_line_answers(
     assert cli.main(arguments) == code
     captured = capsys.readouterr()
     assert expected in captured.out + captured.err
+
+
+@pytest.mark.parametrize("arguments", [["run", "none.yaml", "--epochs", "3"], ["run"], ["inspect", "x", "--epochs"]])
+def test_only_an_unknown_option_is_answered_with_set(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    assert ("--set" in capsys.readouterr().err) == ("none.yaml" in arguments)
 
 
 @pytest.mark.runs

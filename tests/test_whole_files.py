@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stillhouse.whole_files import write_text, written_whole
+from stillhouse.whole_files import folder_made, write_text, written_whole
 
 
 def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -40,3 +40,18 @@ def test_what_is_no_file_is_written_to_and_stays(tmp_path: Path) -> None:
     write_text(pipe, "through\n")
     reader.join(timeout=10)
     assert read == ["through\n"] and pipe.is_fifo()
+
+
+def test_folders_that_were_made_go_again_unless_something_lies_there(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    with pytest.raises(ZeroDivisionError), folder_made(tmp_path / "old" / "new" / "newer"):
+        assert (tmp_path / "old" / "new" / "newer").is_dir()
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.rglob("*")] == ["old"]
+    with pytest.raises(ZeroDivisionError), folder_made(tmp_path / "old" / "new"):
+        (tmp_path / "old" / "other.txt").touch()
+        (tmp_path / "old" / "new" / "kept.txt").touch()
+        raise ZeroDivisionError
+    with folder_made(tmp_path / "old"):
+        pass
+    assert {path.name for path in tmp_path.rglob("*")} == {"old", "new", "kept.txt", "other.txt"}

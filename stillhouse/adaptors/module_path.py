@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from stillhouse.adaptors.base import Adaptor, AdaptorAround, Signals, call_model, log_probabilities, masks_from_features
-from stillhouse.errors import OutputError, PlanError
+from stillhouse.errors import OutputError, PlanError, nearest
 from stillhouse.types import ALL_LOGITS, ATTENTION_SCORES, LABELS, LOGITS, Key, Masks, module_path
 
 
@@ -131,8 +130,8 @@ def require_modules(model: nn.Module, paths: Iterable[str]) -> None:
     known = [name for name, _ in model.named_modules() if name]
     for path in paths:
         if path not in known:
-            near = difflib.get_close_matches(path, known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            near = nearest(path, known)
+            hint = f"did you mean {near!r}? " if near else ""
             raise PlanError(f"{type(model).__name__} has no module {path!r}; {hint}model.named_modules() lists all "
                             f"{len(known)}")
 

@@ -13,7 +13,7 @@ import typer
 
 from stillhouse.errors import ConfigError
 from stillhouse.interruption import interruptible
-from stillhouse.whole_files import written_whole
+from stillhouse.whole_files import folder_made, written_whole
 
 if TYPE_CHECKING:
     from stillhouse.finished.finished_run import FinishedRun
@@ -94,17 +94,21 @@ def _print(said: Iterable[Any]) -> None:
 
 
 def _require_place(path: Path) -> None:
-    """Raise `ConfigError` for a folder, and for a file in what is no folder."""
+    """Raise `ConfigError` for a folder, for a file in what is no folder, and for where nothing may be written."""
     if os.path.isdir(path):
         raise ConfigError(f"--output {str(path)!r} is a folder; name a file, as in --output {path / 'said.jsonl'}")
-    if not os.path.isdir(path.parent):
-        raise ConfigError(f"--output {str(path)!r} cannot be written: {path.parent} is no folder; name another file")
+    above = next(folder for folder in path.absolute().parents if os.path.exists(folder))
+    if not os.path.isdir(above):
+        raise ConfigError(f"--output {str(path)!r} cannot be written: {above} is no folder; name another file")
+    place = path if os.path.exists(path) and not os.path.isfile(path) else above  # a pipe is written to as it is
+    if not os.access(place, os.W_OK):
+        raise ConfigError(f"--output {str(path)!r} cannot be written: you may not write to {place}; name another file")
 
 
 def _write(path: Path, said: Iterable[Any]) -> None:
-    """All of it, or nothing."""
+    """All of it, or nothing; folders that are missing are made."""
     try:
-        with written_whole(path) as aside, aside.open("w", encoding="utf-8") as file:
+        with folder_made(path.parent), written_whole(path) as aside, aside.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in said)
     except OSError as error:
         raise ConfigError(f"--output {str(path)!r} cannot be written: {error.strerror or error}; name another "

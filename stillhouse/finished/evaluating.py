@@ -42,7 +42,8 @@ def evaluate(run: FinishedRun | str | Path, data: Labelled, *, batch_size: int =
     rows = as_read(task, data) if isinstance(data, (str, Path)) else as_given(task, data)
     if not len(rows):
         raise DataError("the given rows: there are none; give at least one")
-    examples = task.examples(_by_name(task, rows), "test")
+    with opened.reading():
+        examples = task.labelled(_by_name(task, rows), "test")
     place = resolve_device(device)
     model: nn.Module = opened.load_student()
     judgement = task.evaluate(model.to(place), task.encoded(examples, opened.tokenizer()), batch_size=batch_size,

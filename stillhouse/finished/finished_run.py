@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, final
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stillhouse.errors import CheckpointError, ConfigError, unknown_name
+from stillhouse.errors import CheckpointError, ConfigError, DataError, unknown_name
 from stillhouse.recipe import Recipe, yaml_files
 from stillhouse.sections.stages import stage_folder
 from stillhouse.tasks import TASKS, DataSpec, Task
@@ -30,12 +31,14 @@ class FinishedRun:
         student_dir: the model that ``from_pretrained`` loads; of a model without a run the same.
         task: its task. No data is loaded; the label names are the model's own, unless others were given.
         values: what ``recipe.yaml`` says, as plain values; empty for a model without a run.
+        task_is_assumed: whether nobody named the task, and the kind of model told it.
     """
 
     path: Path
     student_dir: Path
     task: Task[Any]
     values: Mapping[str, Any] = field(default_factory=dict)
+    task_is_assumed: bool = False
 
     @cached_property
     def recipe(self) -> Recipe | None:
@@ -67,6 +70,19 @@ class FinishedRun:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """What the student reads with. Raises `ConfigError`."""
         return self.task.load_tokenizer(str(self.student_dir))
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around what reads data: if it is wrong, and the task was assumed, the `DataError` says which and how to say
+        otherwise.
+        """
+        try:
+            yield
+        except DataError as error:
+            if not self.task_is_assumed:
+                raise
+            raise DataError(f"{error}\nno task was given, and {self.path} was taken for a model of {self.task.name}; "
+                            "if it is of another, name that with --task (in Python task=...)") from error
 
     def precision(self, device: torch.device) -> Precision:
         """The precision in which the run judged its student; fp32 for a model without a run."""
@@ -118,20 +134,21 @@ def _run(folder: Path, task: str | None, settings: Mapping[str, Any]) -> Finishe
     return FinishedRun(folder, student_dir, _task(name, {**values["data"], **names, **settings}), values)
 
 
-def _model(source: str, name: str | None, settings: Mapping[str, Any]) -> FinishedRun:
+def _model(source: str, given: str | None, settings: Mapping[str, Any]) -> FinishedRun:
     config = load_config(source)
     holds = ", ".join(config.architectures or ()) or "no named model"
     fitting = [known for known, kind in TASKS.items() if _has_head(kind, config)]
-    if name is None and len(fitting) != 1:
+    if given is None and len(fitting) != 1:
         raise ConfigError(f"model {source!r} holds {holds}, which does not say what its task is; give the task "
                           f"(--task): {', '.join(TASKS)}")
-    name = name or fitting[0]
+    name = given or fitting[0]
     if TASKS[name].has_labels and name not in fitting:
         raise ConfigError(f"model {source!r} holds {holds}, which has no trained head for {name}; give a model that "
                           "was trained for it" + (f", or the task {fitting[0]}" if fitting else ""))
     path = Path(source).expanduser()
     unknown = {key: "" for key, each in TASKS[name].data.model_fields.items() if each.is_required()}  # such as train
-    return FinishedRun(path, path, _task(name, {**unknown, **_of_model(TASKS[name].data, config), **settings}))
+    return FinishedRun(path, path, _task(name, {**unknown, **_of_model(TASKS[name].data, config), **settings}),
+                       task_is_assumed=given is None)
 
 
 def _task(name: str, values: Mapping[str, Any]) -> Task[Any]:

@@ -96,6 +96,9 @@ def _numbered(rows: Iterable[Any]) -> Iterator[tuple[int, Any]]:
     if isinstance(rows, Mapping):  # whose items would be the names of its columns
         raise DataError(f"{_FROM_PYTHON}: this is a mapping ({', '.join(map(repr, list(rows)[:5]))}), a row or "
                         "columns; give a list of rows, as in [{\"text\": \"...\"}]")
+    if not isinstance(rows, Iterable):
+        raise DataError(f"{_FROM_PYTHON}: {rows!r:.80} is of type {type(rows).__name__}; give a list of rows, as in "
+                        "[{\"text\": \"...\"}], or the path of a file")
     return iter(enumerate(rows))
 
 

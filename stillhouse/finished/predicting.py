@@ -48,7 +48,8 @@ def _answered(run: FinishedRun, model: nn.Module, tokenizer: PreTrainedTokenizer
               parts: Iterable[Rows], batch_size: int) -> Iterator[Said]:
     task = run.task
     for rows in parts:
-        examples = task.unlabelled(rows)
+        with run.reading():
+            examples = task.unlabelled(rows)
         judgement = task.evaluate(model, task.encoded(examples, tokenizer), batch_size=batch_size,
                                   autocast_dtype=precision.autocast_dtype)
         for inputs, said in zip(task.inputs(examples), judgement.said, strict=True):

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from stillhouse.errors import ConfigError, unknown_name
+from stillhouse.errors import ConfigError, nearest, unknown_name
 from stillhouse.recipe import Recipe
-from stillhouse.recipe.distillation_schema import DistillationSection
-from stillhouse.recipe.training_schema import StudentTraining
-from stillhouse.sections import Section
+from stillhouse.recipe.places import SECTIONS
 from stillhouse.tasks import TASKS
 
 _SPLITS = ("train", "validation", "test")
 _NOT_HERE = {"stages", "name"}
 """What only a recipe with several stages has."""
-_SECTIONS: Mapping[str, type[Section]] = {"training": StudentTraining, "distillation": DistillationSection}
 
 
 def require_task(task: Any) -> None:
@@ -73,10 +70,18 @@ def _mapping(value: Any, name: str) -> Mapping[str, Any]:
 
 
 def _unknown(name: str, value: Any, task: str, known: Iterable[str]) -> str:
-    for section, model in _SECTIONS.items():
-        if name in model.model_fields:
-            return f"{name}: that is a setting of {section}; write {section}={{{name!r}: {value!r:.80}}}"
+    inside = {key: section for section, model in SECTIONS.items() for key in model.model_fields}
+    if name in inside:
+        return f"{name}: that is a setting of {inside[name]}; write {inside[name]}={{{name!r}: {value!r:.80}}}"
+    if name in _NOT_HERE:
+        return (f"unknown keyword {name!r}: only a recipe with several stages has it; leave it out, or write a recipe "
+                "and run it with stillhouse run")
     others = sorted(other for other, found in TASKS.items() if name in found.data.model_fields)
     if others:
         return f"{name}: the data of {task} has no such key; it is one of {', '.join(others)}"
-    return unknown_name("keyword", name, known)
+    keywords = list(known)
+    near = nearest(name, [*keywords, *inside])
+    if near in inside:
+        return (f"unknown keyword {name!r}: did you mean {near!r}? That is a setting of {inside[near]}; write "
+                f"{inside[near]}={{{near!r}: {value!r:.80}}}")
+    return unknown_name("keyword", name, keywords)

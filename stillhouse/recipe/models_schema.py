@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from stillhouse.recipe import yaml_files
 from stillhouse.recipe.training_schema import TeacherTraining
-from stillhouse.recipe.values import Keep, LayerNumbers, TeacherFunctionName
+from stillhouse.recipe.values import Keep, LayerNumbers, QuantizationChoice, TeacherFunctionName
 from stillhouse.sections import Section, unknown_key
 from stillhouse.sections.values import NotNegative, as_tuple
 
@@ -37,7 +37,7 @@ class TeacherSection(Section):
     """Fine-tune the model, or each of them, on the training data first."""
     seeds: Annotated[tuple[int, ...] | None, BeforeValidator(as_tuple), Field(min_length=2)] = None
     """Fine-tune the model once with each of these seeds; the results teach together."""
-    quantization: Literal["int8-dynamic", "8bit", "4bit"] | Mapping[str, Any] | None = None
+    quantization: QuantizationChoice = None
     """The teacher answers with small whole numbers, after any fine-tuning; the student is still made of its full
     weights. int8-dynamic is for CPUs; 8bit and 4bit need a CUDA device and bitsandbytes, whose options may stand here
     instead, as in {load_in_4bit: true, bnb_4bit_quant_type: fp4}."""

@@ -8,13 +8,14 @@ import importlib.util
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from stillhouse.errors import ConfigError, about, first_line, unknown_name
 from stillhouse.recipe import yaml_files
+from stillhouse.recipe.values import QuantizationName
 from stillhouse.tasks.model_paths import resolved
 from stillhouse.tasks.pretrained import quiet_transformers
 from stillhouse.teachers import model_fingerprint
@@ -27,8 +28,6 @@ _MEANINGS: Mapping[str, Mapping[str, Any]] = {
     "4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"},
 }
 """The options of bitsandbytes that a word stands for."""
-
-QuantizationName = Literal["int8-dynamic", "8bit", "4bit"]
 
 
 @final

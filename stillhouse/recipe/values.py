@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from stillhouse import presets
-from stillhouse.errors import ConfigError
+from stillhouse.errors import ConfigError, nearest
 from stillhouse.layer_maps import LAYER_MAPS
 from stillhouse.sections.values import AS_IT_IS, OneOrMore, as_tuple, listed
 from stillhouse.types import Duration
@@ -20,6 +19,8 @@ _CACHES = ("auto", "off", "memory")
 _CACHE_WORDS = {"on": "auto", "yes": "auto", "true": "auto", "disk": "auto",
                 "none": "off", "no": "off", "ram": "memory"}
 """What people write who mean one of those."""
+
+QuantizationName = Literal["int8-dynamic", "8bit", "4bit"]
 
 
 def _known(what: str, choices: Mapping[str, Any]) -> AfterValidator:
@@ -83,9 +84,19 @@ def _cache(value: Any) -> Any:
     if value in _CACHES or (isinstance(value, str) and _looks_like_a_folder(value)):
         return value
     word = str(value).lower()
-    near = _CACHE_WORDS.get(word) or next(iter(difflib.get_close_matches(word, _CACHES, n=1)), None)
+    near = _CACHE_WORDS.get(word) or nearest(word, _CACHES)
     hint = f"did you mean {near}? " if near else ""
     raise ValueError(f"{value!r}: {hint}Write auto, off, memory, or a folder, with ./ before a bare name")
+
+
+def _quantization(value: Any) -> Any:
+    names = get_args(QuantizationName)
+    if value is None or isinstance(value, Mapping) or value in names:
+        return value
+    near = nearest(value, names)
+    hint = f"did you mean {near}? " if near else ""
+    raise ValueError(f"{value!r} is not one of {', '.join(names)}; {hint}Options of bitsandbytes may stand here "
+                     "instead, as a mapping such as {load_in_4bit: true}")
 
 
 def _byte_size(value: Any) -> Any:
@@ -106,6 +117,7 @@ MatchWeight = Annotated[float | Mapping[str, float], PlainValidator(_match_weigh
 Keep = Annotated[Literal["half"] | int | None, PlainValidator(_kept), AS_IT_IS]
 DurationText = Annotated[str | float, PlainValidator(_duration), AS_IT_IS]
 ByteSize = Annotated[str | None, PlainValidator(_byte_size), AS_IT_IS]
+QuantizationChoice = Annotated[QuantizationName | Mapping[str, Any] | None, PlainValidator(_quantization), AS_IT_IS]
 CacheName = Annotated[str, BeforeValidator(_cache)]
 LayerNumbers = Annotated[tuple[int, ...] | None, BeforeValidator(as_tuple)]
 KDLossName = Annotated[str, _known("loss", presets.KD_LOSS_MAP)]

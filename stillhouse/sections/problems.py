@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Callable
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from stillhouse.errors import ConfigError
+from stillhouse.errors import ConfigError, nearest
 
 Loc = tuple[int | str, ...]
 Resolve = Callable[[Loc], "type[BaseModel] | None"]
@@ -46,14 +46,16 @@ def _line(problem: ErrorDetails, model_at: Resolve) -> str:
     if kind == "tuple_type":
         return f"{path}: {given!r} is not a list; write [..., ...], or lines that start with a dash"
     if kind == "literal_error":
-        return f"{path}: {given!r} is not one of {problem.get('ctx', {}).get('expected', '')}"
+        allowed = problem.get("ctx", {}).get("expected", "")
+        near = nearest(given, re.findall("'([^']+)'", allowed))
+        return f"{path}: {given!r} is not one of {allowed}" + (f"; did you mean {near!r}?" if near else "")
     return f"{path}: {given!r}: {message[:1].lower()}{message[1:]}"
 
 
 def unknown_key(key: str, known: list[str]) -> str:
     """The message for a key that a section does not have."""
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    near = nearest(key, known)
+    hint = f"; did you mean {near!r}?" if near else "."
     return f"unknown key{hint} Known: {', '.join(known)}"
 
 

@@ -79,8 +79,8 @@ def new_recipe(flags: Flags, answerer: Answerer, path: str) -> NewRecipe:
 
 def _header_note(look: Look, data: Mapping[str, Any]) -> list[str]:
     """That the file may have no header: its first row is taken for one, and holds a label."""
-    label = data.get("label")
-    if label not in look.rows.columns or str(label) not in map(str, look.rows.columns[label]):
+    label = str(data.get("label"))
+    if label not in look.rows.columns or label not in map(str, look.rows.columns[label]):
         return []
     return [f"the first row ({', '.join(map(str, look.rows.columns))}) is taken as the names of the columns, but "
             f"{label!r} is a label in other rows too; if it is a row, write a header above it"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import hashlib
 import json
 import random
@@ -20,7 +21,7 @@ from stillhouse.adaptors import Adaptor
 from stillhouse.errors import DataError
 from stillhouse.losses import HardLabels, Loss
 from stillhouse.sections import Section
-from stillhouse.sections.values import Count
+from stillhouse.sections.values import Count, one_or_more
 from stillhouse.tasks import pretrained
 from stillhouse.tasks.answering import Answers, answers
 from stillhouse.tasks.batching import BucketLoader, BucketSampler, EncodedRows, EncodedSplit
@@ -62,6 +63,24 @@ class DataSpec(Section):
 
     decides: ClassVar[tuple[str, ...]] = ("max_length",)
     """The settings that change what a model sees of the same rows."""
+    name_columns: ClassVar[tuple[str, ...]] = ()
+    """The settings that name columns of the data."""
+
+    @final
+    def wanted_columns(self) -> dict[str, str]:
+        """The columns that the settings name, each with what to do if there is none of that name.
+
+        That is empty where the user chose the name: the message about the column shows it.
+        """
+        found: dict[str, str] = {}
+        for setting in self.name_columns:
+            value = getattr(self, setting)
+            form = "[..., ...]" if isinstance(value, tuple) and len(value) > 1 else "..."
+            remedy = (f"; that is what data.{setting} is unless you say otherwise: name yours with {setting}: "
+                      f"{form} (in Python {setting}={form}; to predict and evaluate, --set {setting}={form})")
+            is_default = value == type(self).model_fields[setting].default
+            found |= dict.fromkeys(one_or_more(value), remedy if is_default else "")
+        return found
 
 
 Spec = TypeVar("Spec", bound=DataSpec)
@@ -205,9 +224,14 @@ class Task(abc.ABC, Generic[Spec]):
         self.num_rows = {split: len(splits[split]) for split in sources if split in splits}
 
     @final
+    def labelled(self, rows: Rows, split: str) -> Examples:
+        """What `examples` gives; a column that is not there is told with the setting that names it."""
+        return self.examples(self._for_reading(rows), split)
+
+    @final
     def unlabelled(self, rows: Rows) -> Examples:
         """Rows of which nobody says what is right, for a model to answer. Raises `DataError` for one that is wrong."""
-        inputs = self.read_inputs(rows)
+        inputs = self.read_inputs(self._for_reading(rows))
         num_rows = len(next(iter(inputs.values())))
         return Examples({**inputs, **{name: [None] * num_rows for name in self.label_columns}})
 
@@ -218,12 +242,15 @@ class Task(abc.ABC, Generic[Spec]):
                    if name in examples.columns}
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
+    def _for_reading(self, rows: Rows) -> Rows:
+        return dataclasses.replace(rows, wanted=self.spec.wanted_columns())
+
     def _read(self, source: str, split: str) -> Examples:
         rows = read_rows(source, split)
         limit = self.spec.limit
         if limit is not None and split == "train" and self.spec.validation is not None and self.limits_rows:
             rows = rows.first(limit)
-        examples = self.examples(rows, split)
+        examples = self.labelled(rows, split)
         return examples if self.read_also is None else Examples({**examples.columns, **self.read_also(rows, split)})
 
     @final

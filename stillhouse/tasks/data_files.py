@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import difflib
 import gzip
 import json
 import re
@@ -19,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stillhouse.errors import DataError, unknown_name
+from stillhouse.errors import DataError, nearest, unknown_name
 from stillhouse.tasks.packed import Column, packed
 
 FORMATS = ".json, .jsonl, .csv, .tsv, .txt (each also with .gz) or .parquet"
@@ -40,6 +39,8 @@ class Rows:
     """False if every value is text, as in CSV, so that ``1`` may mean a number."""
     places: Sequence[int] | None = None
     """Where each row is in the file, if these are not its rows one by one."""
+    wanted: Mapping[str, str] = field(default_factory=dict)
+    """The columns that settings name, each with what to do if there is none of that name; empty if that is plain."""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -47,7 +48,8 @@ class Rows:
     def column(self, name: str) -> Sequence[Any]:
         """The values of a column. Raises `DataError` with the names there are."""
         if name not in self.columns:
-            raise DataError(f"{self.source}: {unknown_name('column', name, self.columns)}")
+            problem = unknown_name("column", name, self.columns, unlikely=self.wanted)
+            raise DataError(f"{self.source}: {problem}{self.wanted.get(name, '')}")
         return self.columns[name]
 
     def where(self, index: int) -> str:
@@ -178,6 +180,13 @@ def _fill(columns: Mapping[str, Column], count: int) -> None:
 
 
 def _from_csv(source: str, path: Path) -> Rows:
+    header = next((line for line in _lines(path) if line.strip()), "")
+    if "," not in header and ";" in header:
+        raise DataError(f"{source}: the first line has semicolons and no comma, and what stands between the columns of "
+                        "a .csv file is a comma; save it with commas")
+    if "," not in header and "\t" in header:
+        raise DataError(f"{source}: the first line has tabs and no comma, and what stands between the columns of a "
+                        ".csv file is a comma; name the file .tsv, or save it with commas")
     return _from_cells(source, path, delimiter=",", quoting=csv.QUOTE_MINIMAL)
 
 
@@ -290,11 +299,14 @@ def _has_format(name: str) -> bool:
 
 def _missing(source: str) -> str:
     path = Path(source).expanduser().absolute()
+    remedy = f"give a {FORMATS} file, a folder, or a hub id name[:config][@split]"
+    if path.exists():  # a device or a pipe
+        return f"{path} is neither a file nor a folder\n{remedy}"
     siblings = sorted(item.name for item in path.parent.iterdir()) if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, siblings, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(path.name, siblings)
+    hint = f"; did you mean {near!r}?" if near else ""
     parent = "" if path.parent.is_dir() else f" (nor does the folder {path.parent})"
-    return f"there is no file {path}{parent}{hint}\ngive a {FORMATS} file, a folder, or a hub id name[:config][@split]"
+    return f"there is no file {path}{parent}{hint}\n{remedy}"
 
 
 @contextmanager

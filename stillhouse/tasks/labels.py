@@ -33,8 +33,8 @@ class Labels:
     def of(cls, train: Rows, column: str, given: str | Sequence[str] | None, *, several: bool = False) -> Labels:
         """The labels given by name, else those a data set carries with it, else those that occur in ``train``.
 
-        Names that occur are sorted; whole numbers from 0 to the largest are named "0", "1", ... With ``several`` every
-        row has a list of labels. Raises `DataError`.
+        Names that occur are sorted; whole numbers from 0 to the largest are named "0", "1", ...; true and false are the
+        names "true" and "false". With ``several`` every row has a list of labels. Raises `DataError`.
         """
         if given is None:
             given = train.class_names.get(column)
@@ -106,6 +106,9 @@ def flattened(rows: Rows, column: str) -> Rows:
         if not isinstance(value, (list, tuple)):
             raise DataError(f"{rows.where(index)}, column {column!r}: {value!r:.80} is no list of labels; write "
                             "[...] (JSON and parquet files hold lists)")
+        if any(isinstance(item, bool) for item in value):
+            raise DataError(f"{rows.where(index)}, column {column!r}: {value!r:.80} holds true or false, and a list of "
+                            "labels holds those that apply; write their names, or their numbers from 0")
         items += value
         places += [index if rows.places is None else rows.places[index]] * len(value)
     return Rows(rows.source, {column: items}, rows.class_names, rows.is_typed, tuple(places))
@@ -117,10 +120,13 @@ def _plain(rows: Rows, column: str, index: int, value: Any) -> int | str:
         return value
     if isinstance(value, float) and value.is_integer():  # what some writers make of a column with gaps
         return int(value)
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, int):
         return value
     found = "there is no label" if value is None or value == "" else f"the label is {value!r}"
-    raise DataError(f"{rows.where(index)}, column {column!r}: {found}; give a name (text) or a whole number")
+    more = "; text classification predicts other numbers with labels: regression" if isinstance(value, float) else ""
+    raise DataError(f"{rows.where(index)}, column {column!r}: {found}; give a name (text) or a whole number{more}")
 
 
 def _as_number(value: int | str) -> int | str:

@@ -48,6 +48,7 @@ class MaskedLMData(DataSpec):
     which may be shorter; otherwise a text is a row, and what is longer is cut off."""
 
     decides = ("max_length", "mask_share", "whole_word", "pack")
+    name_columns = ("text",)
 
 
 @final

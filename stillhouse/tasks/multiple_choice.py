@@ -37,6 +37,8 @@ class MultipleChoiceData(DataSpec):
     label: str = "label"
     """The column with the right choice: its number from 0, or its letter from A."""
 
+    name_columns = ("question", "choices", "label")
+
 
 @final
 class MultipleChoice(Task[MultipleChoiceData]):

@@ -58,6 +58,7 @@ class QuestionAnsweringData(DataSpec):
     # The last three decide which checkpoint of a teacher is the best, and so which teacher it is.
     decides: ClassVar[tuple[str, ...]] = ("max_length", "stride", "max_question_length", "max_answer_length",
                                           "no_answer", "language")
+    name_columns = ("question", "context", "answers")
 
     @model_validator(mode="after")
     def _has_a_score(self) -> Self:

@@ -49,6 +49,7 @@ class SentenceEmbeddingData(DataSpec):
     """Whether the vectors are brought to length 1."""
 
     decides = ("max_length", "pooling", "normalize")
+    name_columns = ("text", "pair", "score")
 
 
 @final

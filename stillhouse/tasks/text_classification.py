@@ -40,6 +40,8 @@ class TextClassificationData(DataSpec):
     """The names of the labels in order: a file (a JSON list, a JSON object with a list for the label column, or a name
     a line) or a list. Needed for numbers, optional for names."""
 
+    name_columns = ("text", "text_pair", "label")
+
 
 @final
 class TextClassification(Task[TextClassificationData]):

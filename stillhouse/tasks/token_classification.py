@@ -47,6 +47,8 @@ class TokenClassificationData(DataSpec):
     """The names of the tags in order: a file (a JSON list, a JSON object with a list for the tag column, or a name a
     line) or a list. Needed for numbers, optional for names."""
 
+    name_columns = ("tokens", "tags")
+
 
 @final
 @dataclass(frozen=True, eq=False)

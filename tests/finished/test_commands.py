@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -88,8 +89,8 @@ def test_nothing_half_written_is_left(finished: Get, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("output", "problem"), [
     (".", r"--output '\.' is a folder; name a file, as in --output said\.jsonl"),
     ("folder", r"--output 'folder' is a folder; name a file, as in --output folder/said\.jsonl"),
-    ("file/said.jsonl", r"--output 'file/said\.jsonl' cannot be written: file is no folder"),
-    ("nowhere/said.jsonl", r"--output 'nowhere/said\.jsonl' cannot be written: nowhere is no folder"),
+    ("file/said.jsonl", r"--output 'file/said\.jsonl' cannot be written: /.*/file is no folder; name another"),
+    ("file/new/said.jsonl", r"--output 'file/new/said\.jsonl' cannot be written: /.*/file is no folder"),
 ])
 def test_a_place_for_no_file_is_refused_before_a_run_is_opened(
         output: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +100,22 @@ def test_a_place_for_no_file_is_refused_before_a_run_is_opened(
     with pytest.raises(ConfigError, match=problem):
         invoke("predict", "no-run", "--output", output, given="a\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_folders_that_are_missing_are_made(finished: Get, tmp_path: Path) -> None:
+    run = finished("multi")
+    with pytest.raises(DataError, match="not readable as JSON"):
+        invoke("predict", run.output, "--output", tmp_path / "a" / "b" / "said.jsonl", given='{"text": "a"}\n{"text"\n')
+    assert not any(tmp_path.iterdir())
+    invoke("predict", run.output, "--output", tmp_path / "a" / "b" / "said.jsonl", given="a\n")
+    assert json_lines((tmp_path / "a" / "b" / "said.jsonl").read_text("utf-8")) == predict(run.output, ["a"])
+
+
+def test_where_nothing_may_be_written_is_refused_before_a_run_is_opened(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda place, mode: place != tmp_path)
+    with pytest.raises(ConfigError, match=f"you may not write to {tmp_path}; name another file"):
+        invoke("predict", "no-run", "--output", tmp_path / "new" / "said.jsonl", given="a\n")
 
 
 def test_evaluate_prints_a_table_or_json(finished: Get) -> None:

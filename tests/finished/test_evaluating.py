@@ -13,7 +13,7 @@ import torch
 from transformers import BertForSequenceClassification
 
 from stillhouse.errors import ConfigError, DataError
-from stillhouse.finished import evaluate, open_run
+from stillhouse.finished import evaluate, open_run, predict
 from stillhouse.tasks.pretrained import quiet_transformers
 
 from .conftest import KINDS, ROWS, Finished
@@ -91,6 +91,22 @@ def test_what_cannot_be_judged_is_said(finished: Get, tmp_path: Path) -> None:
         config = json.loads((run.output / "student" / "config.json").read_text())
         (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": ["BertForPreTraining"]}))
         open_run(tmp_path)
+
+
+def test_a_task_that_was_assumed_is_told_with_how_to_name_another(finished: Get) -> None:
+    student = finished("single").output / "student"
+    rows = [{"note": "a", "more": "b", "colour": "x"}]
+    assumed = (r"unknown column 'text'\. Known: colour, more, note; that is what data\.text is unless you say "
+               r"otherwise: name yours with text: \.\.\. .*--set text=\.\.\..*\nno task was given, and .*student "
+               "was taken for a model of text-classification; if it is of another, name that with --task")
+    for ask in (evaluate, predict):
+        with pytest.raises(DataError, match=assumed):
+            ask(open_run(student), rows)
+        with pytest.raises(DataError, match="unknown column 'text'") as caught:
+            ask(open_run(student, task="text-classification"), rows)
+        assert "--task" not in str(caught.value)
+    with pytest.raises(DataError, match=r"unknown label 'X'[^\n]*\nno task was given"):
+        evaluate(open_run(student, settings={"text": "note", "label": "colour"}), [{"note": "a", "colour": "X"}])
 
 
 def test_evaluating_moves_no_random_generator(finished: Get) -> None:

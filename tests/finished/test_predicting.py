@@ -16,8 +16,9 @@ from scipy.stats import spearmanr
 from seqeval.metrics import f1_score as entity_f1
 from transformers import pipeline
 
+from stillhouse import DistillationResult
 from stillhouse.errors import ConfigError, DataError, PlanError
-from stillhouse.finished import open_run, predict
+from stillhouse.finished import evaluate, open_run, predict
 from stillhouse.finished.given_rows import STRETCH, lines, stretches
 from stillhouse.metrics import squad_metrics
 from stillhouse.tasks.pretrained import quiet_transformers
@@ -194,6 +195,16 @@ def test_plain_lines_go_into_the_tasks_own_column(finished: Get) -> None:
     task = open_run(finished("multi").output, settings={"text": "sentence"}).task
     assert [list(rows.column("sentence")) for rows in lines(task, [b"\xef\xbb\xbfa b\r\n", b" \n", b"{c}\n"])] == [
         ["a b", "{c}"]]
+
+
+@pytest.mark.parametrize("given", [3, None])
+def test_what_is_no_list_of_rows_is_refused(finished: Get, given: Any) -> None:
+    run = finished("multi").output
+    for ask in (predict, evaluate):
+        with pytest.raises(DataError, match=f"the given rows: {given} is of type .*; give a list of rows"):
+            ask(run, given)
+    with pytest.raises(DataError, match="the given rows: 3 is of type int"):
+        DistillationResult(run, {}).predict(3)
 
 
 def test_predicting_moves_no_random_generator(finished: Get) -> None:

@@ -27,7 +27,10 @@ def nothing_was_run() -> Iterator[None]:
 @pytest.mark.parametrize(("changes", "message"), [
     ({"techer": "x"}, "unknown keyword 'techer': did you mean 'teacher'"),
     ({"lable": "colour"}, "unknown keyword 'lable': did you mean 'label'"),
-    ({"stages": []}, "unknown keyword 'stages'"),
+    ({"tempreature": 3}, "unknown keyword 'tempreature': did you mean 'temperature'. That is a setting of "
+                         r"distillation; write distillation=\{'temperature': 3\}"),
+    ({"epoch": 3}, r"did you mean 'epochs'. That is a setting of training; write training=\{'epochs': 3\}"),
+    ({"stages": []}, "unknown keyword 'stages': only a recipe with several stages has it; leave it out, or write"),
     ({"epochs": 3}, r"epochs: that is a setting of training; write training=\{'epochs': 3\}"),
     ({"temperature": 4}, r"a setting of distillation; write distillation=\{'temperature': 4\}"),
     ({"tags": "ner"}, "tags: the data of text-classification has no such key; it is one of token-classification"),
@@ -73,7 +76,10 @@ def test_what_is_no_model_is_refused(changes: Values, message: str, arguments: V
     ([{"text": "a", "colour": {1, 2}}], DataError, "train, row 1: .* is of type set; give texts, numbers"),
     ([], DataError, "train: there are no rows"),
     ([{"sentence": "a b", "colour": "red"}], DataError, "train: unknown column 'text'.* Known: colour, sentence"),
-    (["a b", "b c"], DataError, "train: unknown column 'colour'.* Known: text"),
+    (["a b", "b c"], DataError, "train: unknown column 'colour'.* Known: text$"),
+    ([{"colour": "red", "étiquette du texte": "a"}], DataError,
+     r"train: unknown column 'text'\. Known: .*; that is what data\.text is unless you say otherwise: name yours "
+     r"with text: \.\.\. \(in Python text=\.\.\.;"),
     ([{"text": "a b", "colour": "red"}, {"text": None, "colour": "red"}], DataError, "train, row 2.*there is no text"),
 ])
 def test_what_is_no_data_is_refused(train: Any, error: type[Exception], message: str, arguments: Values) -> None:

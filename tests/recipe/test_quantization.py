@@ -96,6 +96,10 @@ def test_what_other_machines_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(("teacher", "message"), [
     ({"model": "x", "quantization": "int8"}, "'int8' is not one of"),
+    ({"model": "x", "quantization": "bnb-4bit"},
+     "the recipe: teacher.quantization: 'bnb-4bit' is not one of int8-dynamic, 8bit, 4bit; did you mean 4bit? Options "
+     "of bitsandbytes may stand here instead, as a mapping such as {load_in_4bit: true}"),
+    ({"model": "x", "quantization": 8}, "teacher.quantization: 8 is not one of int8-dynamic, 8bit, 4bit; Options"),
     ({"model": "x", "quantization": {"bnb_4bit_quant_type": "nf4"}}, "does not say in how many bits"),
     ({"model": "x", "quantization": {"load_in_8bit": True, "load_in_4bit": True}}, "does not say in how many bits"),
     ({"column": "soft", "quantization": "8bit"}, "quantization has no effect beside column"),

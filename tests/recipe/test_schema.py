@@ -136,6 +136,8 @@ def test_every_problem_is_listed_with_its_place_and_remedy() -> None:
     ({"stages": [{"name": "a", "output": "x/a"}, {"name": "b", "output": "x/c/../a"}]},
      "stages.1.output: 'x/c/../a' is the folder of stage a too"),
     ({"stages": [{"name": "a", "output": "./out"}]}, "stages.0.output: './out' is the folder of the recipe itself too"),
+    ({"trackers": ["wandbb"]},
+     "trackers.0: 'wandbb' is not one of 'tensorboard', 'wandb' or 'mlflow'; did you mean 'wandb'?"),
     ({"cache": "memroy"}, "cache: 'memroy': did you mean memory? Write auto, off, memory, or a folder"),
     ({"cache": "on"}, "cache: 'on': did you mean auto?"),
     ({"cache": "none"}, "cache: 'none': did you mean off?"),

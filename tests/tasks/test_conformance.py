@@ -217,6 +217,14 @@ SUITES: dict[str, list[type[_Suite]]] = {
 }
 
 
+def test_the_settings_that_name_columns_are_listed() -> None:
+    for task in TASKS.values():
+        first = {name: (field.description or "").partition(" with ")[0]
+                 for name, field in task.data.model_fields.items()}
+        columns = {name for name, words in first.items() if words.endswith((" column", " columns"))}
+        assert columns == set(task.data.name_columns), task.name
+
+
 def test_every_task_is_held_to_the_contract() -> None:
     assert set(SUITES) == set(TASKS)
     for name, suites in SUITES.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from collections.abc import Callable
@@ -133,6 +134,9 @@ def test_a_hub_id_names_its_config_and_split(monkeypatch: pytest.MonkeyPatch) ->
         ("rows.csv", "text,label\na,b\na\n", r"row 2: 1 cells, but the first line names 2 columns \(text, label\)"),
         ("rows.csv", 'text,label\na,b\n"a"c,b\n', "row 2: not readable as CSV"),
         ("rows.csv", "text,text\na,b\n", "two columns have the same name"),
+        ("rows.csv", '"text";"label"\n"a";"b"\n', "the first line has semicolons and no comma, .*; save it with"),
+        ("rows.csv", "\ntext;label\na, b;c\n", "the first line has semicolons and no comma"),
+        ("rows.csv", "text\tlabel\na\tb\n", "the first line has tabs and no comma, .*; name the file .tsv, or save it"),
         ("rows.parquet", "no parquet", "cannot be read as parquet"),
         ("rows.doc", "a", r"the suffix does not say what kind of file it is; name it .json"),
         ("rows.jsonl.gz", "not packed", "cannot be read"),
@@ -180,6 +184,12 @@ def test_a_missing_file_is_named_by_its_absolute_path_and_a_near_one_suggested(
         read_rows("nowhere/train.jsonl")
 
 
+def test_what_is_no_file_is_not_suggested_by_its_own_name() -> None:
+    with pytest.raises(DataError, match=r"^/dev/null is neither a file nor a folder\ngive a \.json") as caught:
+        read_rows("/dev/null")
+    assert "did you mean" not in str(caught.value)
+
+
 def test_what_neither_the_disk_nor_the_hub_has_is_a_data_error() -> None:
     with pytest.raises(DataError, match=r"data 'owner/nothing': no file /.*/owner/nothing exists, and the hub"):
         read_rows("owner/nothing")
@@ -189,6 +199,15 @@ def test_a_missing_column_is_answered_with_those_there_are(write: Callable[..., 
     path = write("rows.jsonl", {"text": "a"}, {"text": "b", "intent": "x"})
     with pytest.raises(DataError, match=r"unknown column 'intnt': did you mean 'intent'\? Known: intent, text"):
         read_rows(path).column("intnt")
+
+
+def test_a_missing_column_is_answered_with_what_to_do_and_no_column_that_is_used(write: Callable[..., str]) -> None:
+    rows = dataclasses.replace(read_rows(write("rows.jsonl", {"text": "a", "tents": "b"})),
+                               wanted={"text": "", "intent": "; name it"})
+    with pytest.raises(DataError, match=r"unknown column 'intent': did you mean 'tents'\? Known: .*; name it$"):
+        rows.column("intent")
+    with pytest.raises(DataError, match=r"unknown column 'textt'\. Known: tents, text$"):
+        dataclasses.replace(rows, wanted={"text": "", "tents": "", "textt": ""}).column("textt")
 
 
 def test_a_place_without_the_column_has_no_value(write: Callable[..., str], tmp_path: Path) -> None:

@@ -37,6 +37,19 @@ def test_numbers_in_a_csv_file_are_numbers() -> None:
     assert listed.numbers(rows("1", "negative", is_typed=False)) == [1, 0]
 
 
+def test_true_and_false_are_names_as_they_are_in_a_csv_file() -> None:
+    labels = Labels.of(rows(True, False), "label", None)
+    assert labels.names == ("false", "true") and labels.numbers(rows(False, True)) == [0, 1]
+    assert labels.numbers(rows("true", "false", is_typed=False)) == [1, 0]
+    with pytest.raises(DataError, match="row 2: label 'true' is a name, but the train split begins with numbers"):
+        Labels.of(rows(1, True), "label", None)
+
+
+def test_a_list_of_true_and_false_is_no_list_of_labels() -> None:
+    with pytest.raises(DataError, match=r"row 2, column 'label': \[True, False\] holds true or false, .*their names"):
+        Labels.of(rows(["a"], [True, False]), "label", None, several=True)
+
+
 def test_a_name_that_looks_like_a_number_is_a_name() -> None:
     assert Labels.of(rows("5", "1"), "label", ("1", "5")).numbers(rows("5", "1")) == [1, 0]
     assert Labels.of(rows("5", "1"), "label", None).names == ("1", "5")
@@ -99,8 +112,9 @@ def test_a_missing_file_of_names_is_named_by_its_absolute_path(
         ("Positive", "row 2, column 'label': unknown label 'Positive': did you mean 'positive'"),
         (None, "row 2, column 'label': there is no label"),
         ("", "row 2, column 'label': there is no label"),
-        (0.5, "row 2, column 'label': the label is 0.5; give a name"),
-        (True, "row 2, column 'label': the label is True; give a name"),
+        (0.5, "row 2, column 'label': the label is 0.5; give a name .* or a whole number; text classification predicts "
+              "other numbers with labels: regression"),
+        (True, "row 2, column 'label': unknown label 'true'. Known: negative, positive; a model has"),
         ([1], r"row 2, column 'label': the label is \[1\]; give a name"),
     ],
 )

@@ -162,6 +162,13 @@ def test_a_model_is_an_encoder_without_a_head(task: SentenceEmbedding, encoder: 
     assert with_head(taken, task.model_wanted) is taken
 
 
+def test_columns_of_pairs_that_are_not_there_are_told_with_the_setting_of_both(write: Write) -> None:
+    pairs = write("pairs.jsonl", {"first": "a", "second": "b", "score": 1})
+    task = SentenceEmbedding(SentenceEmbeddingData.of(**values(write, validation=pairs)))
+    with pytest.raises(DataError, match=r"unknown column 'sentence1'\..*with pair: \[\.\.\., \.\.\.\] \(in Python"):
+        task.load()
+
+
 def test_settings_that_change_the_vectors_change_the_fingerprint(write: Write) -> None:
     prints = set()
     for changes in ({}, {"pooling": "cls"}, {"normalize": False}, {"max_length": 20}):

@@ -131,6 +131,15 @@ def test_a_missing_column_or_a_single_row_is_a_data_error(spec: TextClassificati
                        label_names=("starts True", "starts False")))
 
 
+def test_a_column_that_nobody_named_is_told_with_its_setting(write: Write) -> None:
+    path = write("rows.jsonl", {"sentence": "a", "étiquette": "x"}, {"sentence": "b", "étiquette": "y"})
+    with pytest.raises(DataError, match=r"unknown column 'label'\. Known: sentence, étiquette; that is what data\."
+                                        r"label is unless you say otherwise: name yours with label: \.\.\. \(in"):
+        loaded(TextClassificationData.of(train=path, validation=path, text="sentence"))
+    with pytest.raises(DataError, match=r"unknown column 'mood'\. Known: sentence, étiquette$"):
+        loaded(TextClassificationData.of(train=path, validation=path, text="sentence", label="mood"))
+
+
 def test_lengths_and_limits_below_one_are_refused() -> None:
     with pytest.raises(ConfigError, match="max_length: 1: input should be greater than or equal to 2"):
         TextClassificationData.of(train="x", max_length=1)
