@@ -159,7 +159,7 @@ def _spec_of(task: str, columns: Sequence[str], sources: _Sources, answerer: Ans
                 "question-answering": "The column with the answers"}.get(task, "The column with the label")
 
     def check(answer: str) -> None:
-        look.rows.column(answer)
+        replace(look.rows, wanted=dict.fromkeys(columns, "")).column(answer)  # none of these is offered instead
         if answer in columns:
             raise ConfigError(f"{answer!r} is what the model reads; name another column with --label or with --text")
 

@@ -152,6 +152,12 @@ def test_a_first_row_that_looks_like_any_other_is_noted(folder: Path) -> None:
     assert not any("names of the columns" in note for note in made(data=write(folder / "mine.csv", labelled())).notes)
 
 
+def test_what_is_read_is_not_offered_as_the_label(folder: Path) -> None:
+    data = write(folder / "mine.csv", [{"text": row["question"], "colour": row["intent"]} for row in labelled()])
+    with pytest.raises(ConfigError, match=r"unknown column 'tent'\. Known: colour, text"):
+        made(data=data, text=["text"], label="tent")
+
+
 @pytest.mark.parametrize(("flags", "message"), [
     ({"data": "nowhere.csv"}, r"--data: there is no file"),
     ({"text": ["qestion"]}, r"--text: .*unknown column 'qestion': did you mean 'question'"),
