@@ -199,16 +199,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from typer.main import get_group
+    from typer.main import get_command, get_group
 
-    group = get_group(app)
     try:
-        group.main(args=words, prog_name="stillhouse")
+        get_command(app).main(args=words, prog_name="stillhouse")
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else 0
         command, *others = words or [""]
         if code == USAGE_EXIT_CODE and command in _READ_A_RECIPE:
-            known = {option for parameter in group.commands[command].params for option in parameter.opts}
+            known = {option for parameter in get_group(app).commands[command].params for option in parameter.opts}
             _tell_of_keys(others, known)
         return code
     return 0

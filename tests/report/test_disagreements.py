@@ -83,4 +83,4 @@ def test_answers_are_right_as_their_task_counts(kind: Any, gold: Any, right: Any
 
 def test_scores_differ_by_their_distance() -> None:
     assert Score().gap({"score": 1.0}, {"score": 3.5}) == 2.5
-    assert Score().told({"score": 2.7182}) == "2.72"
+    assert Score().told({"score": 2.7182}) == "2.718"
