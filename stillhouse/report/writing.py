@@ -13,7 +13,7 @@ from stillhouse.report.blocks import Section
 from stillhouse.report.comparison import comparisons, lead_of, title_of
 from stillhouse.report.run_files import RunFiles, find_runs
 from stillhouse.report.sections import citation_blocks, run_page
-from stillhouse.whole_files import write_text
+from stillhouse.whole_files import folder_made, write_text
 
 _FILE = "report.html"
 
@@ -37,8 +37,8 @@ def write_report(runs: Sequence[Path], output: Path | None = None) -> Path:
     try:
         if target.is_dir():
             raise IsADirectoryError(0, "it is a folder")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_text(target, html)
+        with folder_made(target.parent):
+            write_text(target, html)
     except OSError as error:
         raise ConfigError(f"--output: {target} cannot be written: {error.strerror or error}; name a file, as in "
                           "--output report.html") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from stillhouse.cache_care.items import Item, items_in
 from stillhouse.cache_care.pruning import remove
 from stillhouse.errors import ConfigError
-from stillhouse.recipe import Recipe, asking_again, plan, run
+from stillhouse.recipe import Recipe, asking_again, plan, prepare, run
 from stillhouse.training import Sink
 from stillhouse.training.events import CheckpointSaved, Event
 
@@ -79,6 +80,20 @@ def test_a_gpu_that_answers_at_once_is_asked_again_for_layers_but_not_for_logits
             for name, section in (("layers", layers), ("logits", {"matches": []}))}
     assert "cache     off, for this GPU answers again sooner" in said["layers"]
     assert "a row" in said["logits"] and "sooner" not in said["logits"]
+
+
+@pytest.mark.parametrize("training", [{"epochs": 5}, {"epochs": None, "steps": 30, "batch_size": 8, "accumulation": 2}])
+def test_what_it_takes_to_ask_again_is_that_of_the_recipe(
+    make_recipe: MakeRecipe, encoder: str, monkeypatch: pytest.MonkeyPatch, training: dict[str, object]
+) -> None:
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr(prepare, "asking", lambda models, gpu, dtype, **more: seen.append(more))
+    layers = {"matches": {"layers": "uniform", "losses": ["hidden_mse"]}}
+    teacher = {"model": encoder, "train": TRAIN}
+    plan(Recipe.from_dict(make_recipe(teacher=teacher, distillation=layers, training=training)))
+    assert [(each["passes"], each["choices"]) for each in seen] == [(5, 0)]  # 30 steps of 16 rows, of 96
+    plan(Recipe.from_dict(make_recipe(teacher={**teacher, "quantization": "int8-dynamic"}, distillation=layers)))
+    assert len(seen) == 1, "a quantized teacher may answer on the CPU"
 
 
 def test_the_budget_is_in_the_recipe_of_the_run_and_decides_the_type(make_recipe: MakeRecipe, encoder: str) -> None:
